@@ -1,0 +1,171 @@
+"""Performing the steps of a dial on sockets, in the reactor's loop.
+
+A transport is the one connection that the steps of a dial are about. Here is the one that makes sockets of its own; the
+supervisor's direct path has another one, which uses the target's socket.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from pysocksify.address import Address
+from pysocksify.dial.hops import DialSteps, Open, Take
+from pysocksify.errors import ConversationError, PeerClosedError, RemoteProtocolError
+from pysocksify.protocol.conversation import Exactly, Until
+from pysocksify.reactor import READ, WRITE, InThread, Ready, Steps
+from pysocksify.route.chain import Proxy
+
+PEEKED = 65536
+
+
+class Transport(Protocol):
+    """What a dial reads and writes."""
+
+    sock: socket.socket
+    readable: Ready
+    """Waits for bytes of `sock`, with `keep`; a new one for each new connection."""
+    awaiting: bool
+    """Nothing can have come yet."""
+
+    def open(self, address: Address, deadline: float) -> Steps[None]:
+        """Connect `sock`, or a new one in its place, to `address`. OSError, TimeoutError."""
+        ...
+
+
+class OwnSocket:
+    """A transport on sockets made here. `sock` is the caller's once the dial is up; close() until then."""
+
+    def __init__(self) -> None:
+        self.sock = socket.socket.__new__(socket.socket)
+        self._open = False
+        self.readable = Ready(-1, READ)
+        self.awaiting = True
+
+    def open(self, address: Address, deadline: float) -> Steps[None]:
+        """Connect a new socket to `address`; a name's addresses are tried in turn."""
+        self.close()
+        failure: OSError | None = None
+        for family, sockaddr in (yield from resolve(address)):
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            self.sock, self._open = sock, True
+            self.readable = Ready(sock.fileno(), READ, keep=True)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                error = sock.connect_ex(sockaddr)
+                if error == errno.EINPROGRESS:
+                    yield Ready(sock.fileno(), WRITE, deadline)
+                    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if not error:
+                    return
+                failure = OSError(error, os.strerror(error))
+            except TimeoutError:
+                self.close()
+                raise
+            self.close()
+        raise failure or OSError(errno.EHOSTUNREACH, "no address for this name")
+
+    def close(self) -> None:
+        """Close the socket, if there's one."""
+        if self._open:
+            self._open = False
+            self.sock.close()
+
+
+def resolve(address: Address) -> Steps[list[tuple[int, tuple[str, int]]]]:
+    """The families and socket addresses that `address` stands for. OSError: EHOSTUNREACH for a name that isn't known."""
+    if not address.is_name:
+        assert address.family is not None
+        return [(address.family, (address.host, address.port))]
+
+    def look_up() -> list[tuple[int, tuple[str, int]]]:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        return [(int(family), (str(sockaddr[0]), address.port)) for family, _, _, _, sockaddr in found]
+
+    try:
+        found: list[tuple[int, tuple[str, int]]] = yield InThread(look_up)
+    except socket.gaierror as error:
+        raise OSError(errno.EHOSTUNREACH, f"{address.host}: {error.strerror}") from error
+    return found
+
+
+def perform(steps: DialSteps, transport: Transport, now: Callable[[], float]) -> Steps[tuple[Proxy, ...]]:
+    """Perform a dial's steps; its value is returned and its DialError raised."""
+    answer: bytes | None = None
+    try:
+        step = next(steps)
+        while True:
+            try:
+                if isinstance(step, Take):
+                    answer = yield from _take(transport, step, now() + step.timeout)
+                elif isinstance(step, Open):
+                    yield from transport.open(step.address, now() + step.timeout)
+                else:
+                    yield from _send(transport, step.data)
+            except (OSError, ConversationError) as failure:
+                step = steps.throw(failure)
+            else:
+                step = steps.send(answer)
+                answer = None
+    except StopIteration as stop:
+        path: tuple[Proxy, ...] = stop.value
+        return path
+    finally:
+        steps.close()
+
+
+def _send(transport: Transport, data: bytes) -> Steps[None]:
+    sock = transport.sock
+    transport.awaiting = True  # an answer takes its time: no use in looking at once
+    while True:
+        try:
+            sent = sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            yield Ready(sock.fileno(), WRITE)
+        else:
+            if sent == len(data):
+                return
+            data = data[sent:]
+
+
+def _take(transport: Transport, step: Take, deadline: float) -> Steps[bytes]:
+    """The bytes of one need. Nothing behind them is taken from the socket: it belongs to the program."""
+    sock, readable, need, got = transport.sock, transport.readable, step.need, b""
+    while True:
+        if transport.awaiting:
+            readable.deadline = deadline
+            yield readable
+            transport.awaiting = False
+        try:
+            if isinstance(need, Exactly):
+                data = sock.recv(need.size - len(got), socket.MSG_DONTWAIT)
+            else:
+                data = sock.recv(_owned(sock, need, got), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            transport.awaiting = True
+            continue
+        except ConnectionError as error:
+            raise PeerClosedError(error.strerror or "connection reset", got) from error
+        if not data:
+            raise PeerClosedError("the connection was closed in the handshake", got)
+        got += data
+        if isinstance(need, Exactly):
+            if len(got) == need.size:
+                return got
+        elif got.endswith(need.delimiter):
+            return got
+        elif len(got) >= need.limit:
+            raise RemoteProtocolError(f"{need.what} of more than {need.limit} bytes")
+
+
+def _owned(sock: socket.socket, need: Until, got: bytes) -> int:
+    """How many of the bytes that wait belong to the need: up to its delimiter's end."""
+    waiting = sock.recv(PEEKED, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+    if not waiting:
+        return 1  # end of file: recv() says so again
+    keep = got[-(len(need.delimiter) - 1) :] if len(need.delimiter) > 1 else b""
+    found = (keep + waiting).find(need.delimiter)
+    if found < 0:
+        return min(len(waiting), need.limit - len(got))
+    return min(found + len(need.delimiter) - len(keep), need.limit - len(got))

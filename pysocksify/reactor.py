@@ -1,0 +1,366 @@
+"""The event loop of supervisor and server: one epoll set, timers, threads for what blocks, and generators as tasks.
+
+Why not asyncio: importing it costs more than the whole start of a target, and a generator resumed straight from epoll
+halves the cost of a dial. What is here is all that dialling, relaying and answering need.
+
+Theory of operation. A *watch* is one descriptor with one callback. Callbacks run one after the other in the loop's
+thread; each may watch, unwatch and close whatever it likes. A descriptor number closed and used again while a batch of
+events is being worked off would get the old one's event, so a watch made during a batch takes no event of that batch
+(epoll, level-triggered, says it again). An epoll registration belongs to the open file, not to the number: who closes a
+descriptor must unwatch it first.
+
+A *task* is a generator that yields what it waits for: `Ready`, `Pause` or `InThread`. Closing the generator
+(Task.cancel) is how a task is given up: its `finally` clauses release what it holds.
+"""
+
+import errno
+import heapq
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+BLOCKING_CALLS_AT_ONCE = 32  # as asyncio's default executor has on a large machine; getaddrinfo mostly waits
+
+
+@dataclass(slots=True)
+class Ready:
+    """Wait until `fd` has one of `events` (EPOLLERR, EPOLLHUP always count); TimeoutError at `deadline` (monotonic).
+
+    With `keep`, a task that waits for the same object again has its descriptor stay registered in between, which saves two
+    system calls a wait. Such an object must not be used any more once its descriptor was closed.
+    """
+
+    fd: int
+    events: int
+    deadline: float | None = None
+    keep: bool = False
+
+
+@dataclass(slots=True)
+class Pause:
+    """Wait for some seconds."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
+class InThread:
+    """Run a blocking function in a thread; its value is sent back, its exception thrown."""
+
+    function: Callable[[], Any]
+
+
+Steps = Generator[Ready | Pause | InThread, Any, T]
+
+
+class Timer:
+    """A call to be made at a time; cancel() may be called at any moment, also after it ran."""
+
+    __slots__ = ("callback", "when")
+
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        self.when = when
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Make sure that the call isn't made."""
+        self.callback = None
+
+
+class Task(Generic[T]):
+    """A running generator. When it ends uncancelled, `done` is called with (value, None) or (None, exception)."""
+
+    __slots__ = ("_done", "_expected", "_kept", "_pausing", "_reactor", "_steps", "_timer", "_turn")
+
+    def __init__(
+        self, reactor: "Reactor", steps: Steps[T], done: Callable[[T | None, BaseException | None], None] | None
+    ) -> None:
+        self._reactor = reactor
+        self._steps: Steps[T] | None = steps
+        self._done = done
+        self._expected: Ready | None = None  # registered with the reactor
+        self._kept: Ready | None = None  # registered, but not waited for at the moment
+        self._pausing = False
+        self._timer: Timer | None = None
+        self._turn = 0  # counts waits, so that a thread's late answer to a cancelled wait is told apart
+
+    def start(self) -> None:
+        """Run the first step. A task of Reactor.spawn() has been started."""
+        self._advance(None)
+
+    def cancel(self) -> None:
+        """Give the task up: the generator's `finally` clauses run now, `done` is not called."""
+        steps, self._steps = self._steps, None
+        self._stop_waiting()
+        self._let_go()
+        if steps is not None and not getattr(steps, "gi_running", False):  # in its own step: closed after that
+            steps.close()
+
+    def _stop_waiting(self) -> None:
+        self._turn += 1
+        self._pausing = False
+        expected = self._expected
+        if expected is not None:
+            self._expected = None
+            if expected.keep:
+                self._kept = expected
+            else:
+                self._reactor.unwatch(expected.fd)
+
+    def _let_go(self) -> None:
+        """Nothing is registered any more."""
+        if self._kept is not None:
+            self._reactor.unwatch(self._kept.fd)
+            self._kept = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ready(self, events: int) -> None:
+        if self._expected is not None:
+            self._advance(events)
+        elif self._kept is not None:  # it waits for something else now, in which the reader has no part
+            self._reactor.unwatch(self._kept.fd)
+            self._kept = None
+
+    def _advance(self, value: Any, error: BaseException | None = None) -> None:
+        self._stop_waiting()
+        steps = self._steps
+        if steps is None:
+            return
+        try:
+            wait = steps.send(value) if error is None else steps.throw(error)
+        except StopIteration as stop:
+            self._end(stop.value, None)
+        except Exception as failure:  # whatever a task raises is its outcome, handed to whoever started it
+            self._end(None, failure)
+        else:
+            if self._steps is None:  # cancelled from inside its own step
+                steps.close()
+            else:
+                self._wait(wait)
+
+    def _end(self, value: T | None, error: BaseException | None) -> None:
+        cancelled, self._steps = self._steps is None, None
+        self._let_go()
+        if cancelled:
+            return
+        if self._done is not None:
+            self._done(value, error)
+        elif error is not None:
+            raise error
+
+    def _wait(self, wait: Ready | Pause | InThread) -> None:
+        reactor = self._reactor
+        if isinstance(wait, Ready):
+            self._expected = wait
+            if self._kept is wait:
+                self._kept = None
+            else:
+                if self._kept is not None:
+                    reactor.unwatch(self._kept.fd)
+                    self._kept = None
+                reactor.watch(wait.fd, wait.events, self._ready)
+            deadline = wait.deadline
+            if deadline is not None and (self._timer is None or self._timer.when > deadline):
+                self._set_timer(deadline)
+        elif isinstance(wait, Pause):
+            self._pausing = True
+            self._set_timer(reactor.now() + wait.seconds)
+        else:
+            turn = self._turn
+
+            def answered(value: Any, error: BaseException | None) -> None:
+                if self._turn == turn:
+                    self._advance(value, error)
+
+            reactor.in_thread(wait.function, answered)
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._reactor.call_at(when, self._expire)
+
+    def _expire(self) -> None:
+        """A pause is over, or a deadline: perhaps one of an earlier wait, whose timer was left to run."""
+        timer, self._timer = self._timer, None
+        expected = self._expected
+        if self._pausing:
+            self._advance(None)
+        elif expected is not None and expected.deadline is not None:
+            assert timer is not None
+            if timer.when < expected.deadline:
+                self._set_timer(expected.deadline)
+            else:
+                self._advance(None, TimeoutError())
+
+
+class Reactor:
+    """One epoll loop. Not thread-safe but for `in_thread`'s own answers."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watches: dict[int, tuple[Callable[[int], None], int]] = {}
+        self._batch = 0
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_count = 0
+        self._soon: deque[Callable[[], None]] = deque()
+        self._stopped = False
+        self._threads: Threads | None = None
+
+    now = staticmethod(time.monotonic)
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(events)` whenever `fd` has some of `events`. A second watch of it is FileExistsError."""
+        self._epoll.register(fd, events)
+        self._watches[fd] = (callback, self._batch)
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other events of a watched descriptor."""
+        self._epoll.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """End a watch; call it before closing `fd`. A descriptor that isn't watched is no error."""
+        if self._watches.pop(fd, None) is not None:
+            try:
+                self._epoll.unregister(fd)
+            except OSError as error:  # its file was closed before, and the registration went with it
+                if error.errno not in (errno.ENOENT, errno.EBADF):
+                    raise
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback()` at `when` (monotonic seconds)."""
+        timer = Timer(when, callback)
+        self._timer_count += 1
+        heapq.heappush(self._timers, (when, self._timer_count, timer))
+        return timer
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` before the loop waits again."""
+        self._soon.append(callback)
+
+    def in_thread(self, function: Callable[[], T], callback: Callable[[T | None, BaseException | None], None]) -> None:
+        """Run a blocking `function()` in a thread; `callback(value, error)` is called in the loop."""
+        if self._threads is None:
+            self._threads = Threads(self)
+        self._threads.run(function, callback)
+
+    def spawn(
+        self, steps: Steps[T], done: Callable[[T | None, BaseException | None], None] | None = None
+    ) -> "Task[T]":
+        """Start a generator as a task; its first step runs now."""
+        task = Task(self, steps, done)
+        task.start()
+        return task
+
+    def stop(self) -> None:
+        """Let run() return after the callbacks of this round."""
+        self._stopped = True
+
+    def run(self) -> None:
+        """Work until stop() is called."""
+        self._stopped = False
+        while not self._stopped:
+            self.run_once()
+
+    def run_once(self) -> None:
+        """Wait for the next events, timers or calls, and work them off."""
+        while self._soon:
+            self._soon.popleft()()
+            if self._stopped:
+                return
+        self._batch += 1
+        watches, batch = self._watches, self._batch
+        for fd, events in self._epoll.poll(self._timeout()):
+            watch = watches.get(fd)
+            if watch is not None and watch[1] != batch:
+                watch[0](events)
+        if self._timers:
+            self._run_timers()
+
+    def close(self) -> None:
+        """Close the epoll set. What is still watched is simply no longer watched."""
+        self._watches.clear()
+        self._epoll.close()
+        if self._threads is not None:
+            self._threads.close()
+
+    def _timeout(self) -> float:
+        """Seconds until the next timer, rounded up to epoll's milliseconds; -1 is for ever."""
+        timers = self._timers
+        while timers and timers[0][2].callback is None:
+            heapq.heappop(timers)
+        if not timers:
+            return -1
+        return max(0.0, timers[0][0] - time.monotonic())
+
+    def _run_timers(self) -> None:
+        now, timers = time.monotonic(), self._timers
+        while timers and timers[0][0] <= now:
+            callback = heapq.heappop(timers)[2].callback
+            if callback is not None:
+                callback()
+
+
+class Threads:
+    """Daemon threads for blocking calls, so that a resolver that hangs never keeps the process from ending."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        from queue import SimpleQueue  # here: threads are needed late or never
+        from threading import Lock
+
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]] | None]
+        self._jobs = SimpleQueue()
+        self._answers: deque[tuple[Callable[[Any, BaseException | None], None], Any, BaseException | None]] = deque()
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._count = 0
+        self._pending = 0
+        self._closed = False
+        self._closing = Lock()  # nobody may write to the eventfd once its number can be another file's
+        reactor.watch(self._event, READ, self._collect)
+
+    def run(self, function: Callable[[], Any], callback: Callable[[Any, BaseException | None], None]) -> None:
+        """Queue a call; a thread more is started while all are busy, up to the limit."""
+        from threading import Thread
+
+        self._pending += 1
+        self._jobs.put((function, callback))
+        if self._pending > self._count and self._count < BLOCKING_CALLS_AT_ONCE:
+            self._count += 1
+            Thread(target=self._work, daemon=True).start()
+
+    def close(self) -> None:
+        """Let the threads end, each after the call that it is in; no callback is called any more."""
+        with self._closing:
+            self._closed = True
+            os.close(self._event)
+        for _ in range(self._count):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            function, callback = job
+            try:
+                answer = (callback, function(), None)
+            except Exception as error:  # handed to the waiting task, whatever it is
+                self._answers.append((callback, None, error))
+            else:
+                self._answers.append(answer)
+            with self._closing:
+                if self._closed:
+                    return
+                os.eventfd_write(self._event, 1)
+
+    def _collect(self, events: int) -> None:
+        os.eventfd_read(self._event)
+        while self._answers:
+            callback, value, error = self._answers.popleft()
+            self._pending -= 1
+            callback(value, error)

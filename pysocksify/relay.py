@@ -1,0 +1,425 @@
+"""The relay: a pump between two connected sockets, by splice(2), that passes on ends, resets and urgent bytes as such.
+
+Theory of operation. A relay owns two sockets, `a` and `b`, and has two flows, a to b and b to a. A flow reads its
+source only when all it read before has been taken by its sink; that is the back-pressure. What it reads goes through a
+pipe (splice, no copy), which it has only while something is in it. Where no pipe can be had (the pool's cap, EMFILE),
+and around urgent data, it copies through memory instead, so that nothing ever waits for a pipe.
+
+End of file: the sink is shut down for writing once all before it is delivered; the other flow goes on. When both flows
+have ended both sockets are closed.
+
+Reset: an error of either socket, seen by either flow, is one fact about the relay. The kernel reports ECONNRESET once
+only and reads as end of file from then on, and a FIN that came before hides it altogether from reading; so `_cut` is
+set first, SO_ERROR is asked at each end of file, and from then on no end of file counts. What the dead end had sent is
+still delivered, as it would be without a relay, and then the other end is reset (SO_LINGER 0), at the latest after
+DELIVER_LIMIT.
+
+Events are level-triggered, so what isn't wanted isn't registered. EPOLLERR and EPOLLHUP can't be masked: a socket that
+is dead, or shut both ways, is unwatched. EPOLLPRI may come before the bytes that precede the urgent one: when it brings
+nothing it isn't waited for again before something was read.
+"""
+
+import fcntl
+import os
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pysocksify.reactor import READ, WRITE, Reactor, Timer
+
+PIPE_SIZE = 256 * 1024  # 16.8 of 18.7 Gbit/s direct; 64 KiB, the default, is a third slower
+PIPES = 256  # pipe-user-pages-soft is 16,384 pages by default: 256 pipes of this size, later ones would get two pages
+PIPES_KEPT = 32  # idle ones: enough for the flows that are in the middle of something in one round of the loop
+COPY_SIZE = 64 * 1024
+DELIVER_LIMIT = 2.0  # s; haproxy and nginx give a closing peer as much (nginx lingering_timeout is 5)
+DELIVER_LOOK = 0.02  # s between looks at the send queue; the kernel tells nobody that it is empty
+
+PRI, ERR, HUP = select.EPOLLPRI, select.EPOLLERR, select.EPOLLHUP
+SPLICE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+SIOCATMARK = 0x8905  # asm-generic/sockios.h; tcp(7)
+SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes not yet sent
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+
+
+@dataclass(frozen=True, slots=True)
+class RelayOutcome:
+    """How a relay ended: bytes delivered each way, and which end was cut off ("a", "b", or None) by which errno."""
+
+    a_to_b: int
+    b_to_a: int
+    cut: str | None
+    errno: int
+
+
+class PipePool:
+    """Pipes for relays to borrow: at most `capacity` at once, of which the idle ones up to `kept` stay open."""
+
+    def __init__(self, capacity: int = PIPES, kept: int = PIPES_KEPT) -> None:
+        self._capacity = capacity
+        self._kept = kept
+        self._idle: list[tuple[int, int]] = []
+        self.open = 0
+
+    def acquire(self) -> tuple[int, int] | None:
+        """An empty pipe as (read end, write end), or None when there's none to be had now."""
+        if self._idle:
+            return self._idle.pop()
+        if self.open >= self._capacity:
+            return None
+        try:
+            pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:  # EMFILE, ENFILE
+            return None
+        self.open += 1
+        try:
+            fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        except OSError:  # EPERM: pipe-max-size or this user's share; what there is will do
+            return pipe
+        return pipe
+
+    def release(self, pipe: tuple[int, int], *, empty: bool) -> None:
+        """Give a pipe back. One that still holds bytes is closed: they would come out on somebody else's connection."""
+        if empty and len(self._idle) < self._kept:
+            self._idle.append(pipe)
+            return
+        self.open -= 1
+        os.close(pipe[0])
+        os.close(pipe[1])
+
+    def close(self) -> None:
+        """Close the idle pipes; those lent out are closed as they come back."""
+        self._kept = 0
+        while self._idle:
+            self.release(self._idle.pop(), empty=True)
+
+
+class Flow:
+    """One direction. Its methods raise CutError when a socket of it failed; nothing here touches the reactor."""
+
+    __slots__ = ("_copies", "_held", "_pipe", "_pool", "count", "ended", "finished", "sink", "source", "urgent_wanted")
+
+    def __init__(self, source: socket.socket, sink: socket.socket, pool: PipePool, first: bytes) -> None:
+        self.source = source
+        self.sink = sink
+        self.count = 0  # bytes that the sink has taken
+        self.ended = False  # the source has no more
+        self.finished = False  # the sink has it all, and was told of the end
+        self.urgent_wanted = True
+        self._pool = pool
+        self._pipe: tuple[int, int] | None = None
+        self._held = 0  # bytes in the pipe
+        self._copies: deque[tuple[bytes, int]] = deque()  # (bytes, flags); never beside a pipe
+        if first:
+            self._copies.append((first, 0))
+
+    def full(self) -> bool:
+        """There is something that the sink has to take before more is read."""
+        return bool(self._held or self._copies)
+
+    def fill(self) -> None:
+        """Read once, when nothing is held. Sets `ended` at the end of the source."""
+        pipe = self._pool.acquire()
+        if pipe is None:
+            self._copy()
+            return
+        try:
+            size = os.splice(self.source.fileno(), pipe[1], PIPE_SIZE, flags=SPLICE)
+        except BlockingIOError:
+            self._pool.release(pipe, empty=True)
+            self._copy()
+        except OSError as error:
+            self._pool.release(pipe, empty=True)
+            raise CutError(self.source, error.errno or 0) from None
+        else:
+            if size:
+                self._pipe, self._held, self.urgent_wanted = pipe, size, True
+            else:  # the end, or an urgent byte with the end somewhere behind it: recv(2) knows
+                self._pool.release(pipe, empty=True)
+                self._copy()
+
+    def _copy(self) -> None:
+        """Read with recv(2): where splice has nothing, because it stops for good before an urgent byte, or no pipe."""
+        try:
+            at_mark = fcntl.ioctl(self.source.fileno(), SIOCATMARK, b"\0\0\0\0") != b"\0\0\0\0"
+        except OSError:  # a Unix socket
+            at_mark = False
+        if at_mark:
+            self._take_urgent()
+        try:
+            data = self.source.recv(COPY_SIZE)  # stops before the next mark; at a mark it skips the urgent byte
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise CutError(self.source, error.errno or 0) from None
+        if data:
+            self._copies.append((data, 0))
+            self.urgent_wanted = True
+        else:
+            self.ended = True
+
+    def _take_urgent(self) -> None:
+        try:
+            byte = self.source.recv(1, socket.MSG_OOB)
+        except OSError:  # EAGAIN: announced but not here yet; EINVAL: taken before
+            return
+        self._copies.append((byte, 0 if self.sink.family == socket.AF_UNIX else socket.MSG_OOB))
+
+    def flush(self) -> None:
+        """Hand over what is held, as far as the sink takes it."""
+        try:
+            while self._copies:
+                data, flags = self._copies[0]
+                size = self.sink.send(data, flags)
+                self.count += size
+                if size == len(data):
+                    self._copies.popleft()
+                else:
+                    self._copies[0] = (data[size:], flags)
+            while self._held and self._pipe is not None:
+                size = os.splice(self._pipe[0], self.sink.fileno(), self._held, flags=SPLICE)
+                self.count += size
+                self._held -= size
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise CutError(self.sink, error.errno or 0) from None
+        if self._pipe is not None:
+            self._pool.release(self._pipe, empty=True)
+            self._pipe = None
+
+    def drop(self) -> None:
+        """Give up what is held, and end."""
+        if self._pipe is not None:
+            self._pool.release(self._pipe, empty=not self._held)
+            self._pipe = None
+        self._held = 0
+        self._copies.clear()
+        self.ended = self.finished = True
+
+
+class CutError(Exception):
+    """A socket failed: its peer reset it, or is out of reach."""
+
+    def __init__(self, end: socket.socket, errno: int) -> None:
+        super().__init__(end, errno)
+        self.end = end
+        self.errno = errno
+
+
+class Relay:
+    """Pumps between connected sockets `a` and `b`, which it owns, until both ways have ended or one end was cut off.
+
+    `to_b` and `to_a` are bytes to be delivered first (read from the other end beforehand, or said for it). `done` is
+    called once, after both sockets were closed, never from within the constructor. `drained` is called when all that
+    `a` ever sent, and its end, has been handed to `b`'s kernel buffer (or can't be any more).
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        a: socket.socket,
+        b: socket.socket,
+        pool: PipePool,
+        done: Callable[[RelayOutcome], None],
+        *,
+        to_b: bytes = b"",
+        to_a: bytes = b"",
+        drained: Callable[[], None] | None = None,
+    ) -> None:
+        a.setblocking(False)
+        b.setblocking(False)
+        self._reactor = reactor
+        self._done = done
+        self._drained = drained
+        self._a, self._b = a, b
+        self.a_to_b = Flow(a, b, pool, to_b)
+        self.b_to_a = Flow(b, a, pool, to_a)
+        self._cut: CutError | None = None
+        self._timer: Timer | None = None
+        self._deadline = 0.0
+        self._wanted: dict[socket.socket, int | None] = {a: None, b: None}  # None: not watched
+        for end in (a, b):
+            if end.family != socket.AF_UNIX:  # small writes were put together, or not, by who made them
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._want_what_is_needed(end)
+
+    @property
+    def closed(self) -> bool:
+        """Both sockets are closed."""
+        return self._a.fileno() < 0
+
+    def close(self) -> None:
+        """Give up: both ends are reset, so that neither takes it for the end of the data. `done` is not called."""
+        if not self.closed:
+            self._close(reset=(self._a, self._b))
+
+    def _on_a(self, events: int) -> None:
+        self._on_event(self._a, events)
+
+    def _on_b(self, events: int) -> None:
+        self._on_event(self._b, events)
+
+    def _out_of(self, end: socket.socket) -> Flow:
+        return self.a_to_b if end is self._a else self.b_to_a
+
+    def _into(self, end: socket.socket) -> Flow:
+        return self.b_to_a if end is self._a else self.a_to_b
+
+    def _on_event(self, end: socket.socket, events: int) -> None:
+        reading, writing = self._out_of(end), self._into(end)
+        try:
+            if writing.full() and events & (WRITE | ERR | HUP):
+                writing.flush()
+            if events & ~WRITE and not reading.ended and not reading.full():
+                reading.fill()
+                if reading.full():
+                    reading.flush()
+                elif events & PRI and not reading.ended:
+                    reading.urgent_wanted = False
+            if events & (ERR | HUP):
+                self._look_for_error(end)
+                if reading.ended and not writing.full():  # a Unix socket whose peer is gone says HUP for ever
+                    self._unwatch(end)
+            self._pass_end(reading)
+            self._pass_end(writing)
+        except CutError as cut:
+            self._cut_off(cut)
+        else:
+            self._go_on()
+
+    def _look_for_error(self, end: socket.socket) -> None:
+        """Raise CutError if `end` failed, also when a FIN before hides that from whoever reads."""
+        error = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise CutError(end, error)
+
+    def _pass_end(self, flow: Flow) -> None:
+        if not flow.ended or flow.full() or flow.finished:
+            return
+        if self._cut is None:
+            self._look_for_error(flow.source)
+            try:
+                flow.sink.shutdown(socket.SHUT_WR)
+            except OSError as error:  # ENOTCONN: it was reset, and that was told already
+                raise CutError(flow.sink, error.errno or 0) from None
+        flow.finished = True
+        if flow is self.a_to_b:
+            self._say_drained()
+
+    def _say_drained(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None:
+            self._reactor.call_soon(drained)
+
+    def _cut_off(self, cut: CutError) -> None:
+        """The first failure: nothing goes to that end any more; what came from it is still delivered."""
+        if self._cut is not None:
+            self._end()
+            return
+        self._cut = cut
+        self._unwatch(cut.end)
+        self._into(cut.end).drop()
+        self._deadline = self._reactor.now() + DELIVER_LIMIT
+        self._timer = self._reactor.call_at(self._deadline, self._end)
+        self._deliver_rest(self._out_of(cut.end))
+
+    def _deliver_rest(self, flow: Flow) -> None:
+        """After a cut: all that the dead end's receive queue holds, until it has no more or the sink takes no more."""
+        try:
+            flow.flush()
+            while not flow.ended and not flow.full():
+                before = flow.count
+                flow.fill()
+                flow.flush()
+                if flow.count == before and not flow.full():
+                    flow.ended = True
+        except CutError as cut:
+            if cut.end is flow.sink:
+                self._end()
+                return
+            flow.ended = True
+        if flow.full():
+            self._want(flow.sink, WRITE)
+        else:
+            self._unwatch(flow.sink)
+            self._end_when_sent(flow.sink)
+
+    def _end_when_sent(self, sink: socket.socket) -> None:
+        """Reset `sink` once its kernel has sent what it took: SO_LINGER 0 throws the unsent away."""
+        try:
+            unsent = int.from_bytes(fcntl.ioctl(sink.fileno(), SIOCOUTQNSD, b"\0\0\0\0"), "little")
+        except OSError:
+            unsent = 0
+        look = self._reactor.now() + DELIVER_LOOK
+        if not unsent or look > self._deadline:
+            self._end()
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._reactor.call_at(look, lambda: self._end_when_sent(sink))
+
+    def _go_on(self) -> None:
+        cut = self._cut
+        if cut is not None:
+            self._deliver_rest(self._out_of(cut.end))
+        elif self.a_to_b.finished and self.b_to_a.finished:
+            self._end()
+        else:
+            self._want_what_is_needed(self._a)
+            self._want_what_is_needed(self._b)
+
+    def _want_what_is_needed(self, end: socket.socket) -> None:
+        reading, writing = self._out_of(end), self._into(end)
+        events = WRITE if writing.full() else 0
+        if not reading.ended and not reading.full():
+            events |= READ | PRI if reading.urgent_wanted else READ
+        if not events and writing.finished:  # EPOLLHUP comes with the peer's FIN, and can't be masked
+            self._unwatch(end)
+        else:
+            self._want(end, events)
+
+    def _want(self, end: socket.socket, events: int) -> None:
+        wanted = self._wanted[end]
+        if wanted == events:
+            return
+        if wanted is not None:
+            self._reactor.modify(end.fileno(), events)
+        elif events:
+            self._reactor.watch(end.fileno(), events, self._on_a if end is self._a else self._on_b)
+        else:
+            return
+        self._wanted[end] = events
+
+    def _unwatch(self, end: socket.socket) -> None:
+        if self._wanted[end] is not None:
+            self._reactor.unwatch(end.fileno())
+            self._wanted[end] = None
+
+    def _end(self) -> None:
+        cut = self._cut
+        if cut is None:
+            self._close(reset=())
+            outcome = RelayOutcome(self.a_to_b.count, self.b_to_a.count, None, 0)
+        else:
+            self._close(reset=(self._a, self._b))
+            outcome = RelayOutcome(self.a_to_b.count, self.b_to_a.count, "a" if cut.end is self._a else "b", cut.errno)
+        self._say_drained()
+        self._reactor.call_soon(lambda: self._done(outcome))
+
+    def _close(self, reset: tuple[socket.socket, ...]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for end in (self._a, self._b):
+            self._unwatch(end)
+        self.a_to_b.drop()
+        self.b_to_a.drop()
+        for end in reset:
+            try:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            except OSError:  # no such thing for its family: a plain close it is
+                continue
+        self._a.close()
+        self._b.close()

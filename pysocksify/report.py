@@ -1,0 +1,38 @@
+"""What the person is told while a target runs: problems once per cause, connections at -v, the rest at -vv.
+
+Nothing here prints: lines go to `write`, which the command line gives (the front's standard error) or a log file's.
+"""
+
+import time
+from collections.abc import Callable
+
+QUIET, NORMAL, VERBOSE, DEBUG = -1, 0, 1, 2
+CAUSES_REMEMBERED = 4096  # as many different problems are said; a port scan must not fill memory with its refusals
+
+
+class Report:
+    """A sink of lines. `verbosity`: -1 only what ends the run, 0 problems, 1 connections too, 2 everything."""
+
+    def __init__(self, write: Callable[[str], None], verbosity: int = NORMAL) -> None:
+        self._write = write
+        self.verbosity = verbosity
+        self._said: set[str] = set()
+
+    def problem(self, key: str, text: str) -> None:
+        """Say what went wrong, once per `key`."""
+        if self.verbosity < NORMAL or key in self._said:
+            return
+        if len(self._said) >= CAUSES_REMEMBERED:
+            return
+        self._said.add(key)
+        self._write(f"pysocksify: {text}")
+
+    def connection(self, text: str) -> None:
+        """One line for one connection, with the time of day."""
+        if self.verbosity >= VERBOSE:
+            self._write(f"{time.strftime('%H:%M:%S')} {text}")
+
+    def debug(self, text: str) -> None:
+        """A detail for whoever looks for a fault."""
+        if self.verbosity >= DEBUG:
+            self._write(f"{time.strftime('%H:%M:%S')} {text}")

@@ -1,0 +1,322 @@
+"""The event loop: watches, timers, threads, tasks, and descriptor numbers that are used again."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from pysocksify.reactor import READ, WRITE, InThread, Pause, Reactor, Ready, Steps, Task
+
+
+@pytest.fixture
+def reactor() -> Iterator[Reactor]:
+    reactor = Reactor()
+    yield reactor
+    reactor.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    yield left, right
+    left.close()
+    right.close()
+
+
+Pair = tuple[socket.socket, socket.socket]
+Outcomes = list[tuple[Any, BaseException | None]]
+
+
+def ending(reactor: Reactor, last: Callable[[], None]) -> Callable[[], None]:
+    """A call that stops the reactor after `last`."""
+
+    def call() -> None:
+        last()
+        reactor.stop()
+
+    return call
+
+
+def finish(reactor: Reactor, outcomes: Outcomes) -> Callable[[Any, BaseException | None], None]:
+    """A `done` that keeps the outcome and stops the reactor."""
+
+    def done(value: Any, error: BaseException | None) -> None:
+        outcomes.append((value, error))
+        reactor.stop()
+
+    return done
+
+
+class TestWatches:
+    def test_tells_what_is_ready(self, reactor: Reactor, pair: Pair) -> None:
+        seen: list[int] = []
+        reactor.watch(pair[0].fileno(), READ, seen.append)
+        pair[1].send(b"x")
+        reactor.run_once()
+        assert seen == [READ]
+
+    def test_modify(self, reactor: Reactor, pair: Pair) -> None:
+        seen: list[int] = []
+        reactor.watch(pair[0].fileno(), READ, seen.append)
+        reactor.modify(pair[0].fileno(), WRITE)
+        pair[1].send(b"x")
+        reactor.run_once()
+        assert seen == [WRITE]
+
+    def test_a_second_watch_is_refused(self, reactor: Reactor, pair: Pair) -> None:
+        reactor.watch(pair[0].fileno(), READ, lambda events: None)
+        with pytest.raises(FileExistsError):
+            reactor.watch(pair[0].fileno(), READ, lambda events: None)
+
+    def test_unwatch_is_forgiving(self, reactor: Reactor, pair: Pair) -> None:
+        fd = pair[0].fileno()
+        reactor.unwatch(fd)
+        reactor.watch(fd, READ, lambda events: None)
+        pair[0].close()
+        reactor.unwatch(fd)
+        reactor.unwatch(fd)
+
+    def test_unwatched_within_the_batch_gets_nothing(self, reactor: Reactor) -> None:
+        links = [socket.socketpair() for _ in range(2)]
+        fds = [left.fileno() for left, _ in links]
+        seen: list[int] = []
+
+        def first_wins(fd: int, events: int) -> None:
+            seen.append(fd)
+            for other in fds:
+                reactor.unwatch(other)
+
+        for fd in fds:
+            reactor.watch(fd, WRITE, partial(first_wins, fd))
+        reactor.run_once()
+        assert len(seen) == 1
+        for left, right in links:
+            left.close()
+            right.close()
+
+    def test_a_number_used_again_does_not_get_the_old_event(self, reactor: Reactor) -> None:
+        links = [socket.socketpair() for _ in range(2)]
+        for left, right in links:
+            right.send(b"x")
+            left.setblocking(False)
+        silent, keep = socket.socketpair()
+        seen: list[str] = []
+
+        def replace(mine: int, other: socket.socket, events: int) -> None:
+            if seen:
+                return
+            seen.append("first")
+            number = other.fileno()
+            reactor.unwatch(mine)
+            reactor.unwatch(number)
+            os.dup2(silent.fileno(), number)
+            reactor.watch(number, READ, lambda events: seen.append("stale"))
+
+        for index in range(2):
+            mine, other = links[index][0], links[1 - index][0]
+            reactor.watch(mine.fileno(), READ, partial(replace, mine.fileno(), other))
+        reactor.call_at(reactor.now(), lambda: None)
+        reactor.run_once()
+        reactor.call_at(reactor.now(), lambda: None)
+        reactor.run_once()
+        assert seen == ["first"]
+        for sock in (silent, keep, *links[0], *links[1]):
+            sock.close()
+
+
+class TestTimers:
+    def test_in_their_order(self, reactor: Reactor) -> None:
+        seen: list[str] = []
+        now = reactor.now()
+        reactor.call_at(now + 0.02, ending(reactor, lambda: seen.append("later")))
+        reactor.call_at(now + 0.01, lambda: seen.append("sooner"))
+        reactor.run()
+        assert seen == ["sooner", "later"]
+        assert reactor.now() >= now + 0.02
+
+    def test_cancelled(self, reactor: Reactor) -> None:
+        seen: list[str] = []
+        now = reactor.now()
+        timers = [reactor.call_at(now, lambda: seen.append("cancelled")) for _ in range(3)]
+        timers.append(reactor.call_at(now + 0.01, reactor.stop))
+        for timer in timers[:3]:
+            timer.cancel()
+        reactor.run()
+        timers[3].cancel()
+        assert seen == []
+
+    def test_soon_comes_before_waiting(self, reactor: Reactor) -> None:
+        seen: list[str] = []
+        reactor.call_soon(lambda: reactor.call_soon(ending(reactor, lambda: seen.append("second"))))
+        reactor.run()
+        assert seen == ["second"]
+
+
+class TestThreads:
+    def test_values_and_exceptions_come_to_the_loop(self, reactor: Reactor) -> None:
+        answers: list[tuple[Any, BaseException | None]] = []
+
+        def answered(value: Any, error: BaseException | None) -> None:
+            assert threading.current_thread() is threading.main_thread()
+            answers.append((value, error))
+            if len(answers) == 2:
+                reactor.stop()
+
+        def fail() -> None:
+            raise OSError("no such name")
+
+        reactor.in_thread(lambda: 42, answered)
+        reactor.in_thread(fail, answered)
+        reactor.run()
+        assert (42, None) in answers
+        assert any(isinstance(error, OSError) for _, error in answers)
+
+    def test_a_hundred_that_wait(self, reactor: Reactor) -> None:
+        """More than there are threads: none is lost, none runs in the loop."""
+        gate = threading.Event()
+        count = 0
+
+        def answered(value: Any, error: BaseException | None) -> None:
+            nonlocal count
+            count += 1
+            if count == 100:
+                reactor.stop()
+
+        for _ in range(100):
+            reactor.in_thread(gate.wait, answered)
+        gate.set()
+        reactor.run()
+        assert count == 100
+
+
+class TestTasks:
+    def test_waits_and_returns(self, reactor: Reactor, pair: Pair) -> None:
+        outcomes: Outcomes = []
+
+        def steps() -> Steps[bytes]:
+            events = yield Ready(pair[0].fileno(), READ)
+            assert events == READ
+            yield Pause(0.001)
+            number = yield InThread(lambda: 7)
+            return pair[0].recv(10) + b"%d" % number
+
+        reactor.spawn(steps(), finish(reactor, outcomes))
+        pair[1].send(b"x")
+        reactor.run()
+        assert outcomes == [(b"x7", None)]
+
+    def test_deadline(self, reactor: Reactor, pair: Pair) -> None:
+        outcomes: Outcomes = []
+
+        def steps() -> Steps[None]:
+            yield Ready(pair[0].fileno(), READ, reactor.now() + 0.01)
+
+        reactor.spawn(steps(), finish(reactor, outcomes))
+        reactor.run()
+        assert isinstance(outcomes[0][1], TimeoutError)
+        reactor.watch(pair[0].fileno(), READ, lambda events: None)  # the task has let go of it
+
+    def test_exceptions_of_a_thread_are_thrown(self, reactor: Reactor) -> None:
+        outcomes: Outcomes = []
+
+        def fail() -> None:
+            raise OSError("no such name")
+
+        def steps() -> Steps[str]:
+            try:
+                yield InThread(fail)
+            except OSError as error:
+                return str(error)
+            return "nothing"
+
+        reactor.spawn(steps(), finish(reactor, outcomes))
+        reactor.run()
+        assert outcomes == [("no such name", None)]
+
+    def test_cancel_runs_finally_and_says_nothing(self, reactor: Reactor, pair: Pair) -> None:
+        outcomes: Outcomes = []
+        closed: list[bool] = []
+
+        def steps() -> Steps[None]:
+            try:
+                yield Ready(pair[0].fileno(), READ)
+            finally:
+                closed.append(True)
+
+        task = reactor.spawn(steps(), lambda value, error: outcomes.append((value, error)))
+        task.cancel()
+        task.cancel()
+        assert closed == [True]
+        assert outcomes == []
+        reactor.watch(pair[0].fileno(), READ, lambda events: None)
+
+    @pytest.mark.parametrize("then", ["waits", "returns", "raises"])
+    def test_cancelled_by_what_it_does_itself(self, reactor: Reactor, then: str) -> None:
+        outcomes: Outcomes = []
+        closed: list[bool] = []
+        tasks: list[Task[None]] = []
+
+        def steps() -> Steps[None]:
+            try:
+                yield Pause(0)
+                tasks[0].cancel()
+                assert not closed
+                closed.append(False)
+                if then == "waits":
+                    yield Pause(0)
+                if then == "raises":
+                    raise OSError("too late")
+            finally:
+                closed.append(True)
+
+        tasks.append(reactor.spawn(steps(), lambda value, error: outcomes.append((value, error))))
+        reactor.call_at(reactor.now() + 0.01, reactor.stop)
+        reactor.run()
+        assert closed == [False, True]
+        assert outcomes == []
+
+    def test_the_late_answer_of_a_cancelled_thread(self, reactor: Reactor) -> None:
+        gate = threading.Event()
+
+        def steps() -> Steps[None]:
+            yield InThread(gate.wait)
+            raise AssertionError("resumed")
+
+        reactor.spawn(steps()).cancel()
+        gate.set()
+        reactor.in_thread(lambda: None, lambda value, error: reactor.stop())
+        reactor.run()
+
+    def test_an_error_nobody_takes_is_not_lost(self, reactor: Reactor) -> None:
+        def steps() -> Steps[None]:
+            if reactor.now():
+                raise ValueError("a bug")
+            yield Pause(0)
+
+        with pytest.raises(ValueError, match="a bug"):
+            reactor.spawn(steps())
+
+
+def test_close_leaves_no_descriptor() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    reactor = Reactor()
+    done: Outcomes = []
+    reactor.in_thread(lambda: None, finish(reactor, done))
+    reactor.run()
+    reactor.close()
+    assert done == [(None, None)]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_waits_no_longer_than_the_next_timer(reactor: Reactor) -> None:
+    start = time.monotonic()
+    reactor.call_at(start + 0.02, reactor.stop)
+    reactor.run()
+    assert 0.02 <= time.monotonic() - start < 5
