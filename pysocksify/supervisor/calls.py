@@ -1,0 +1,109 @@
+"""What an engine and the supervisor say to each other: a call of the target that waits, and the signals it must not miss.
+
+An engine that holds a thread of the target in a call keeps its signals away too. So the supervisor looks at what is pending for
+waiting threads, and lets a call go when a signal would be delivered: -ERESTARTSYS, which the kernel turns into EINTR or into
+the call issued again (signal(7)).
+"""
+
+import os
+from typing import Protocol
+
+ERESTARTSYS = 512  # linux/errno.h; never seen by a program that has a signal to take
+LOOK_INTERVAL = 0.02  # seconds between looks at pending signals: below what a person at a keyboard notices
+
+
+class CallRefused(Exception):
+    """The call can't be carried; it fails with `errno`."""
+
+    def __init__(self, errno: int) -> None:
+        super().__init__(os.strerror(errno))
+        self.errno = errno
+
+
+class Call(Protocol):
+    """One waiting call of the target."""
+
+    tid: int
+    """The calling thread, in the supervisor's PID namespace."""
+
+    def answer(self, error: int, value: int = 0) -> bool:
+        """Let the call return `value`, or fail with `error`. False: nobody waits for it any more."""
+        ...
+
+    def proceed(self) -> bool:
+        """Let the kernel perform the call as it stands. Only for calls that can't open a way out."""
+        ...
+
+    def waits(self) -> bool:
+        """Whether the caller is still there."""
+        ...
+
+
+class Signals:
+    """Which waiting threads have a signal to take."""
+
+    def __init__(self) -> None:
+        self._shared_before: set[int] = set()
+
+    def deliverable(self, tids: list[int]) -> set[int]:
+        """The threads of `tids` whose calls must end now.
+
+        A signal of the thread's own (SigPnd) counts at once. One that is pending for the whole process (ShdPnd) may be
+        another thread's to take: it counts when it is still there at the second look, and for one thread of a process
+        at a time, the leader first, as the kernel prefers it (complete_signal() in kernel/signal.c).
+        """
+        found: set[int] = set()
+        shared: set[int] = set()
+        served: set[int] = set()
+        for tid in sorted(tids, key=lambda tid: tid != _process_of(tid)):
+            masks = _masks(tid)
+            heard = ~(masks["SigBlk"] | masks["SigIgn"])
+            if masks["SigPnd"] & heard:
+                found.add(tid)
+            elif masks["ShdPnd"] & heard:
+                shared.add(tid)
+                process = int(masks["Tgid"])
+                if tid in self._shared_before and process not in served:
+                    served.add(process)
+                    found.add(tid)
+        self._shared_before = shared
+        return found
+
+
+def process_of(tid: int) -> int:
+    """The process (thread group) of a thread; the thread's own id when it's gone."""
+    return _process_of(tid)
+
+
+def program_of(tid: int) -> str:
+    """The name of the program that a thread runs, for messages."""
+    try:
+        with open(f"/proc/{tid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return f"process {tid}"
+
+
+def _process_of(tid: int) -> int:
+    return _masks(tid)["Tgid"] or tid
+
+
+def _masks(tid: int) -> dict[str, int]:
+    """Tgid and the signal masks of /proc/TID/status (proc_pid_status(5)); zeros for a thread that is gone."""
+    masks = {"Tgid": 0, "SigPnd": 0, "ShdPnd": 0, "SigBlk": 0, "SigIgn": 0}
+    try:
+        fd = os.open(f"/proc/{tid}/status", os.O_RDONLY)
+    except OSError:
+        return masks
+    try:
+        text = os.read(fd, 8192)
+    except OSError:
+        return masks
+    finally:
+        os.close(fd)
+    for line in text.split(b"\n"):
+        key, _, value = line.partition(b":")
+        name = key.decode()
+        if name in masks:
+            masks[name] = int(value, 10 if name == "Tgid" else 16)
+    return masks

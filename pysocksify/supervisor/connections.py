@@ -1,0 +1,485 @@
+"""The target's connections, from connect() until they stand: direct or held, with the calls that wait for them.
+
+Theory of operation. A connection is known by its socket's SO_COOKIE, which stays the same through dup(), fork() and
+SCM_RIGHTS and is never used again. Its states:
+
+    DIALLING   the direct path: the target's own socket is being connected; blocking calls wait
+    HELD       the socket is in SYN_SENT on the hold address, the dial goes on beside it; calls may wait
+    RELEASED   the held socket stands; the kernel still owes the program one 0 for its connect()
+    UP         it stands
+    FAILED     the dial failed while nobody waited: the errno is told by SO_ERROR or the next connect()
+
+Until the outcome the connection owns a duplicate of the program's descriptor. While that is open the program's close() doesn't
+close, so it's closed as soon as the state is RELEASED, UP or FAILED, and holds are given up whose socket is no longer open in
+any program (looked for once a second).
+
+What can come late: a signal for a waiting thread (the direct path then becomes a hold, since the program may poll the socket
+next), the caller's death (its answer goes nowhere), a second connect() of another thread, a dial's outcome after the program
+gave the socket up.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from pysocksify.address import Address
+from pysocksify.dial.transport import OwnSocket, Transport
+from pysocksify.errors import DialError
+from pysocksify.linux import connect, dissolve
+from pysocksify.reactor import WRITE, Reactor, Ready, Steps, Task, Timer
+from pysocksify.supervisor import hold as holding
+from pysocksify.supervisor.calls import ERESTARTSYS, LOOK_INTERVAL, Call, Signals
+from pysocksify.supervisor.direct import DoesNotFit, TargetSocket
+from pysocksify.supervisor.openfiles import sockets_open
+
+SO_COOKIE = 57
+TCP_SYN_SENT, TCP_CLOSE, TCP_LISTEN = 2, 7, 10  # net/tcp_states.h
+NO_TIMEOUT = bytes(16)  # struct timeval
+RELEASE_TIME = 10.0  # seconds; a simultaneous open on loopback takes 20 µs, and a stopped machine not for ever
+SWEEP_INTERVAL = 1.0
+PEERS_REMEMBERED = 65536  # as many connections at once as a process may have files (nr_open is larger, its use isn't)
+
+Way = tuple[object, ...]
+"""The hops of a connection, or the word for none; for the log."""
+
+Dial = Callable[[Transport], Steps[Way]]
+"""How to connect a transport to a destination."""
+
+Then = Callable[[socket.socket], None]
+"""What answers a call with the connected socket, in place of a plain 0: a send that connects."""
+
+
+class State(Enum):
+    """Where a connection stands; see the module's text."""
+
+    DIALLING = auto()
+    HELD = auto()
+    RELEASED = auto()
+    UP = auto()
+    FAILED = auto()
+
+
+@dataclass(slots=True)
+class Waiter:
+    """A call that waits for a connection."""
+
+    call: Call
+    then: Then | None = None
+    timer: Timer | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One connection of the target's."""
+
+    cookie: bytes
+    destination: Address
+    sockaddr: bytes
+    dial: Dial
+    started: float
+    tid: int
+    sock: socket.socket | None
+    state: State
+    error: int = 0
+    hold: holding.Hold | None = None
+    transport: TargetSocket | None = None
+    task: "Task[Any] | None" = None
+    waiters: list[Waiter] = field(default_factory=list)
+    unheard: bool = False
+    """The last answer didn't arrive: the same call comes once more and gets the same answer."""
+
+
+class Connections:
+    """All connections that were begun through the supervisor.
+
+    `joined(program side, chain side)` is given the two ends of a released connection to relay between; `told(connection,
+    way, error)` hears of every outcome.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        *,
+        wait_killable: bool,
+        joined: Callable[[socket.socket, socket.socket], None],
+        told: Callable[[Connection, Way, OSError | DialError | None], None],
+        programs: Callable[[], list[int]],
+    ) -> None:
+        self._reactor = reactor
+        self._wait_killable = wait_killable
+        self._joined = joined
+        self._told = told
+        self._programs = programs
+        self._all: dict[bytes, Connection] = {}
+        self._failed = 0
+        self._pending: set[Connection] = set()
+        self._holds: holding.Holds | None = None
+        self._signals = Signals()
+        self._look: Timer | None = None
+        self._sweep: Timer | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many connections have no outcome yet."""
+        return len(self._pending)
+
+    @property
+    def failures_kept(self) -> bool:
+        """Whether some SO_ERROR is ours to say."""
+        return self._failed > 0
+
+    def get(self, cookie: bytes) -> Connection | None:
+        """The connection of the socket with this cookie, if it was begun here."""
+        return self._all.get(cookie)
+
+    def find(self, sock: socket.socket) -> Connection | None:
+        """The connection of this socket, if it was begun here."""
+        return self._all.get(cookie_of(sock))
+
+    def begin(
+        self,
+        call: Call,
+        sock: socket.socket,
+        cookie: bytes,
+        sockaddr: bytes,
+        destination: Address,
+        dial: Dial,
+        then: Then | None = None,
+    ) -> None:
+        """Connect `sock`, which is taken over and has this cookie, to `destination`, and answer `call` when it's time to."""
+        blocking = os.get_blocking(sock.fileno())
+        connection = Connection(
+            cookie=cookie,
+            destination=destination,
+            sockaddr=sockaddr,
+            dial=dial,
+            started=self._reactor.now(),
+            tid=call.tid,
+            sock=sock,
+            state=State.DIALLING,
+        )
+        limit = send_timeout(sock) if blocking else None
+        self._remember(connection)
+        if blocking and self._wait_killable and limit is None:
+            self._wait(connection, call, then, None)
+            self._start_direct(connection)
+        elif self._start_hold(connection, call):
+            if blocking:
+                self._wait(connection, call, then, limit)
+            else:
+                connection.unheard = not call.answer(errno.EINPROGRESS)
+
+    def again(self, connection: Connection, call: Call, sock: socket.socket, then: Then | None = None) -> bool:
+        """connect() on a socket that was connected before. False: there's nothing left of that, begin anew.
+
+        `sock` is closed unless False is returned.
+        """
+        state = connection.state
+        if state in (State.DIALLING, State.HELD):
+            blocking = os.get_blocking(sock.fileno())
+            limit = send_timeout(sock) if blocking else None
+            sock.close()
+            if blocking:
+                self._wait(connection, call, then, limit)
+            else:
+                unheard, connection.unheard = connection.unheard, False
+                call.answer(errno.EINPROGRESS if unheard else errno.EALREADY)
+            return True
+        if state is State.FAILED:
+            error, kernels = connection.error, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self.forget(connection)
+            dissolve(sock.fileno())
+            if not error and not kernels:
+                return False
+            sock.close()
+            call.answer(error or kernels)
+            return True
+        if not is_connected(sock):
+            self.forget(connection)
+            return False
+        if connection.unheard:
+            connection.unheard = not call.answer(0)
+        else:
+            # the hold address or the first hop: a socket that stands doesn't go anywhere, it says 0 once, then EISCONN
+            error = connect(sock.fileno(), connection.sockaddr)
+            connection.state = State.UP
+            call.answer(error)
+        sock.close()
+        return True
+
+    def error(self, sock: socket.socket) -> int | None:
+        """What SO_ERROR says of this socket, once; None: ask the kernel."""
+        if not self._failed:
+            return None
+        connection = self.find(sock)
+        if connection is None or connection.state is not State.FAILED or not connection.error:
+            return None
+        error, connection.error = connection.error, 0
+        self._failed -= 1
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return error
+
+    def forget(self, connection: Connection) -> None:
+        """The program dissolved the socket, or begins anew: nothing of the connection is left."""
+        if connection.task is not None:
+            connection.task.cancel()
+            connection.task = None
+        if connection.state is State.FAILED and connection.error:
+            self._failed -= 1
+        if connection.hold is not None and connection.sock is not None:
+            holding.put_back(connection.sock, connection.hold)
+        self._answer_all(connection, errno.ECONNABORTED)
+        self._settle(connection)
+        self._all.pop(connection.cookie, None)
+
+    # the direct path
+
+    def _start_direct(self, connection: Connection) -> None:
+        assert connection.sock is not None
+        transport = connection.transport = TargetSocket(connection.sock)
+
+        def done(way: Way | None, error: BaseException | None) -> None:
+            connection.task = None
+            if isinstance(error, DoesNotFit):
+                self._hold_instead(connection)
+            elif error is None:
+                connection.state = State.UP
+                self._end(connection, way or (), None)
+            else:
+                transport.give_up()
+                self._end(connection, (), _expected(error))
+
+        # the steps may end at once: what done() does must not be undone by what comes after
+        task = Task(self._reactor, connection.dial(transport), done)
+        connection.task = task
+        task.start()
+
+    def _hold_instead(self, connection: Connection) -> None:
+        """Leave the direct path: the dial begins again on a socket of ours, the program's is held meanwhile."""
+        if connection.task is not None:
+            connection.task.cancel()
+            connection.task = None
+        assert connection.transport is not None
+        connection.transport.give_up()
+        connection.transport = None
+        self._start_hold(connection, None)
+
+    # held connections
+
+    def _start_hold(self, connection: Connection, call: Call | None) -> bool:
+        """Hold the socket and dial beside it. False: it can't be held, and the callers have been told."""
+        assert connection.sock is not None
+        if self._holds is None:
+            self._holds = holding.Holds()
+        try:
+            connection.hold = self._holds.hold(connection.sock)
+        except holding.CannotHold as refusal:
+            if call is not None:
+                call.answer(refusal.errno)
+            if refusal.errno != errno.EISCONN:
+                self._told(connection, (), OSError(refusal.errno, str(refusal)))
+            self._answer_all(connection, refusal.errno)
+            self._settle(connection)
+            self._all.pop(connection.cookie, None)
+            return False
+        connection.state = State.HELD
+        self._watch_holds()
+
+        def done(value: tuple[Way, socket.socket, socket.socket] | None, error: BaseException | None) -> None:
+            connection.task = None
+            if value is None:
+                assert error is not None
+                self._fail_hold(connection, _expected(error))
+            else:
+                self._release(connection, *value)
+
+        task = Task(self._reactor, self._dial_beside(connection), done)
+        connection.task = task
+        task.start()
+        return True
+
+    def _dial_beside(self, connection: Connection) -> Steps[tuple[Way, socket.socket, socket.socket]]:
+        transport = OwnSocket()
+        try:
+            way = yield from connection.dial(transport)
+            assert connection.sock is not None and connection.hold is not None
+            holding.copy_keepalive(connection.sock, transport.sock)
+            other = holding.release(connection.sock, connection.hold)
+            try:
+                yield Ready(other.fileno(), WRITE, self._reactor.now() + RELEASE_TIME)
+                error = other.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if error:
+                    raise OSError(error, "the program gave the connection up")
+            except BaseException:
+                other.close()
+                raise
+        except BaseException:
+            transport.close()
+            raise
+        return way, other, transport.sock
+
+    def _release(self, connection: Connection, way: Way, other: socket.socket, chain: socket.socket) -> None:
+        sock, hold = connection.sock, connection.hold
+        assert sock is not None and hold is not None
+        holding.put_back(sock, hold)
+        connection.state = State.RELEASED
+        # where the kernel looks when connect() is called once more; any address does, a socket that stands goes nowhere
+        if connection.waiters:
+            holding.finish(sock, hold)
+            connection.state = State.UP
+        self._end(connection, way, None)
+        self._joined(other, chain)
+
+    def _fail_hold(self, connection: Connection, failure: OSError | DialError) -> None:
+        sock, hold = connection.sock, connection.hold
+        assert sock is not None and hold is not None
+        if connection.waiters:
+            dissolve(sock.fileno())
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            holding.put_back(sock, hold)
+            self._end(connection, (), failure)
+            return
+        error = failure.errno or errno.ECONNREFUSED
+        kernels = holding.fail(sock, hold, error)
+        connection.state = State.FAILED
+        connection.error = 0 if kernels else error
+        self._failed += not kernels
+        self._told(connection, (), failure)
+        self._settle(connection)
+
+    # outcomes and waiting calls
+
+    def _end(self, connection: Connection, way: Way, failure: OSError | DialError | None) -> None:
+        """The outcome is there: tell whoever waits, and let go of the program's socket."""
+        self._told(connection, way, failure)
+        if failure is not None:
+            self._all.pop(connection.cookie, None)
+            self._answer_all(connection, failure.errno or errno.ECONNREFUSED)
+        else:
+            self._answer_all(connection, 0)
+        self._settle(connection)
+
+    def _answer_all(self, connection: Connection, error: int) -> None:
+        waiters, connection.waiters = connection.waiters, []
+        for waiter in waiters:
+            if waiter.timer is not None:
+                waiter.timer.cancel()
+            if waiter.then is not None and not error and connection.sock is not None:
+                waiter.then(socket.socket(fileno=os.dup(connection.sock.fileno())))
+            else:
+                connection.unheard = not waiter.call.answer(error) and not error
+
+    def _settle(self, connection: Connection) -> None:
+        """No more to come: the program's socket is its own again."""
+        self._pending.discard(connection)
+        connection.hold = connection.transport = None
+        if connection.sock is not None:
+            connection.sock.close()
+            connection.sock = None
+
+    def _remember(self, connection: Connection) -> None:
+        self._all[connection.cookie] = connection
+        self._pending.add(connection)
+        if len(self._all) > PEERS_REMEMBERED:
+            oldest = next(iter(self._all.values()))
+            if oldest not in self._pending:
+                self.forget(oldest)
+
+    def _wait(
+        self,
+        connection: Connection,
+        call: Call,
+        then: Then | None,
+        limit: float | None,
+    ) -> None:
+        waiter = Waiter(call, then)
+        connection.waiters.append(waiter)
+        if limit is not None:
+
+            def expire() -> None:  # socket(7), SO_SNDTIMEO: EINPROGRESS, and the attempt goes on
+                connection.waiters.remove(waiter)
+                call.answer(errno.EINPROGRESS)
+
+            waiter.timer = self._reactor.call_at(self._reactor.now() + limit, expire)
+        if self._look is None:
+            self._look = self._reactor.call_at(self._reactor.now() + LOOK_INTERVAL, self._look_at_signals)
+        self._watch_holds()
+
+    def _look_at_signals(self) -> None:
+        """End the waiting calls whose threads have a signal to take."""
+        waiting = [(connection, waiter) for connection in self._pending for waiter in connection.waiters]
+        if not waiting:
+            self._look = None
+            return
+        self._look = self._reactor.call_at(self._reactor.now() + LOOK_INTERVAL, self._look_at_signals)
+        if not self._wait_killable:
+            return  # the kernel ends such calls itself
+        ready = self._signals.deliverable([waiter.call.tid for _, waiter in waiting])
+        for connection, waiter in waiting:
+            if waiter.call.tid not in ready or waiter not in connection.waiters:
+                continue
+            if connection.state is State.DIALLING:
+                self._hold_instead(connection)
+            if waiter in connection.waiters:
+                connection.waiters.remove(waiter)
+                if waiter.timer is not None:
+                    waiter.timer.cancel()
+                waiter.call.answer(ERESTARTSYS)
+
+    def _watch_holds(self) -> None:
+        if self._sweep is None:
+            self._sweep = self._reactor.call_at(self._reactor.now() + SWEEP_INTERVAL, self._sweep_pending)
+
+    def _sweep_pending(self) -> None:
+        """Give up what no program has open any more, and forget calls whose threads are gone."""
+        self._sweep = None
+        if not self._pending:
+            return
+        self._watch_holds()
+        idle = []
+        for connection in list(self._pending):
+            connection.waiters = [waiter for waiter in connection.waiters if waiter.call.waits()]
+            if not connection.waiters and self._reactor.now() - connection.started > SWEEP_INTERVAL:
+                idle.append(connection)
+        if idle:
+            still_open = sockets_open(self._programs())
+            for connection in idle:
+                assert connection.sock is not None
+                if os.fstat(connection.sock.fileno()).st_ino not in still_open:
+                    self.forget(connection)
+
+
+def cookie_of(sock: socket.socket) -> bytes:
+    """SO_COOKIE (socket(7)): the open file's own number, never used again."""
+    return sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
+
+
+def send_timeout(sock: socket.socket) -> float | None:
+    """SO_SNDTIMEO in seconds (socket(7)), which limits a blocking connect(); None: no limit."""
+    value = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
+    if value == NO_TIMEOUT:
+        return None
+    seconds, microseconds = struct.unpack("=qq", value)
+    limit: float = seconds + microseconds / 1e6
+    return limit
+
+
+def is_connected(sock: socket.socket) -> bool:
+    """Whether getpeername(2) has an answer (inet_getname() in net/ipv4)."""
+    state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state not in (TCP_CLOSE, TCP_SYN_SENT, TCP_LISTEN)
+
+
+def _expected(error: BaseException) -> OSError | DialError:
+    """A dial's failure; anything else is a fault of ours and must be seen."""
+    if isinstance(error, TimeoutError) and not error.errno:
+        return OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    if isinstance(error, (OSError, DialError)):
+        return error
+    raise error
+

@@ -1,0 +1,387 @@
+"""The supervisor's decisions: what becomes of each call of the target that an engine catches.
+
+An engine turns a system call into one of the methods here, with a duplicate of the target's own socket, and gets the answer
+through the Call. Nothing here knows how the call was caught; nothing of SOCKS, chains, rules or DNS is known to an engine.
+"""
+
+import errno
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pysocksify.address import Address
+from pysocksify.config import Config
+from pysocksify.dial.hops import MOST_TIME, dial
+from pysocksify.dial.transport import Transport, perform
+from pysocksify.errors import DialError
+from pysocksify.linux import connect
+from pysocksify.reactor import Reactor, Steps
+from pysocksify.relay import PipePool, Relay
+from pysocksify.report import VERBOSE, Report
+from pysocksify.route.chain import ChainState
+from pysocksify.route.fakeip import FakeAddresses, is_fake
+from pysocksify.route.rules import Route
+from pysocksify.supervisor.calls import Call, CallRefused, program_of
+from pysocksify.supervisor.connections import Connection, Connections, Dial, State, Then, Way, cookie_of, is_connected
+from pysocksify.supervisor.direct import TargetSocket
+from pysocksify.supervisor.enclosure import Enclosure, EnclosureUnavailable, Refusal
+from pysocksify.supervisor.names import Names
+from pysocksify.supervisor.openfiles import descendants
+from pysocksify.supervisor.responder import Responder
+from pysocksify.supervisor.search import Search
+
+DNS_PORT = 53
+UNKNOWN = "unknown fake address"
+SO_NETNS_COOKIE = 71  # Linux 5.14
+IPPROTO_UDPLITE, IPPROTO_SCTP, IPPROTO_MPTCP = 136, 132, 262
+NAME_SERVICES = (b"/nscd/socket", b"/systemd/resolve/io.systemd.Resolve", b"/avahi-daemon/socket")
+"""Ends of the paths of Unix sockets that would look names up outside: nscd, systemd-resolved, avahi."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """What this kernel can do, found out by doing it. Tests take features away one by one."""
+
+    wait_killable: bool = True
+    """A call that waits for us isn't issued again by a signal (WAIT_KILLABLE_RECV, Linux 5.19)."""
+
+    enclosure: bool = True
+    """User and network namespaces may be made."""
+
+
+PLANS_KEPT = 1024  # a program connects to few places; a port scan must not fill memory
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """What becomes of connections to one destination. `dial` is None where it's denied."""
+
+    destination: Address
+    route: Route
+    dial: Dial | None
+    local: bool
+    """The kernel may be given the program's own address: direct, and no fake one."""
+
+
+class Supervisor:
+    """Answers the calls of one target."""
+
+    def __init__(
+        self, reactor: Reactor, config: Config, report: Report, kernel: Kernel, target: int, children: set[int]
+    ) -> None:
+        """`target` is the first program's pid; children of the supervisor's own are added to `children`."""
+        self._reactor = reactor
+        self._config = config
+        self._report = report
+        self._kernel = kernel
+        self._children = children
+        rng = random.Random()
+        self._chains = {chain.name: ChainState(chain, rng) for chain in config.chains}
+        self._pool = PipePool()
+        self._relays: set[Relay] = set()
+        self._connections = Connections(
+            reactor,
+            wait_killable=kernel.wait_killable,
+            joined=self._relay,
+            told=self._tell,
+            programs=lambda: descendants(os.getpid()),
+        )
+        self._ipv6 = _has_ipv6()
+        self._fake = FakeAddresses()
+        self._names = Names(self._fake, config.rules, Search.of_process(target), ipv6=self._ipv6)
+        self._enclosure: Enclosure | None = None
+        self._enclosure_refusal = "" if kernel.enclosure else "namespaces aren't to be had"
+        self._responder: Responder | None = None
+        self._udp_programs: dict[int, str] = {}
+        self._plans: dict[bytes, Plan] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether relays still have something to deliver."""
+        return bool(self._relays)
+
+    # connect(2)
+
+    def connect(
+        self,
+        call: Call,
+        sock: socket.socket,
+        sockaddr: bytes,
+        then: Then | None = None,
+    ) -> None:
+        """connect() of an inet socket, which is taken over. `then` is called with the connected socket instead of answering 0."""
+        family = int.from_bytes(sockaddr[:2], sys.byteorder) if len(sockaddr) >= 2 else -1
+        if sock.type != socket.SOCK_STREAM:
+            self._connect_datagram(call, sock, sockaddr)
+            return
+        cookie = cookie_of(sock)
+        connection = self._connections.get(cookie)
+        if family == socket.AF_UNSPEC:
+            if connection is not None:
+                self._connections.forget(connection)
+            _answer_kernel(call, sock, sockaddr)
+            return
+        if connection is not None and self._connections.again(connection, call, sock, then):
+            return
+        plan = self._plans.get(sockaddr) or self._plan(sockaddr)
+        error = 0
+        if plan is None or family != sock.family:
+            error = errno.EAFNOSUPPORT if len(sockaddr) >= 16 else errno.EINVAL
+        elif is_connected(sock):
+            error = errno.EISCONN
+        elif plan.dial is None:
+            error = self._denied(plan)
+        if error or plan is None or plan.dial is None:
+            sock.close()
+            call.answer(error)
+        elif plan.local and not os.get_blocking(sock.fileno()):
+            self._report.connection(f"{plan.destination} direct ({plan.route.rule})")
+            _answer_kernel(call, sock, sockaddr)
+        elif plan.destination.port == DNS_PORT and self._config.dns == "fake":
+            self._connect_to_responder(call, sock, cookie, plan, then)
+        else:
+            self._connections.begin(call, sock, cookie, sockaddr, plan.destination, plan.dial, then)
+
+    def _plan(self, sockaddr: bytes) -> Plan | None:
+        """The plan for an address of a program's; None for what isn't an inet address."""
+        address = Address.from_sockaddr(sockaddr)
+        if address is None:
+            return None
+        fake = is_fake(address.host)
+        destination = self._names.destination(address)
+        plan: Plan
+        if address.port == DNS_PORT:  # DNS over TCP: to the responder, in system mode to the server that was asked for
+            route = Route(kind="direct", rule="DNS")
+            plan = Plan(address, route, self._directly(sockaddr, route), self._config.dns == "system")
+        elif fake and not destination.is_name:
+            route = Route(kind="deny", rule=UNKNOWN)
+            plan = Plan(address, route, None, False)
+        else:
+            route = self._config.rules.route(destination)
+            plan = Plan(destination, route, self._dial_for(sockaddr, destination, route, fake), False)
+            plan.local = route.kind == "direct" and not fake
+        # what an address stands for may change, if it stands for a name
+        if not fake and not destination.is_name:
+            if len(self._plans) >= PLANS_KEPT:
+                self._plans.clear()
+            self._plans[sockaddr] = plan
+        return plan
+
+    def _dial_for(self, sockaddr: bytes, destination: Address, route: Route, fake: bool) -> Dial | None:
+        if route.kind == "chain":
+            return self._through(self._chains[str(route.chain)], destination)
+        if route.kind == "deny":
+            return None
+        return self._direct_name(destination, route) if fake else self._directly(sockaddr, route)
+
+    def _denied(self, plan: Plan) -> int:
+        """Say why there's no connection; the errno for the program."""
+        destination = plan.destination
+        if plan.route.rule == UNKNOWN:
+            text = f"{destination.host} stands for no name here; was it looked up in another run?"
+            self._report.problem(f"unknown {destination.host}", text)
+            return errno.EHOSTUNREACH
+        self._report.problem(f"deny {destination}", f"{destination}: denied by rule {plan.route.rule}")
+        return errno.EACCES
+
+    def _connect_to_responder(
+        self, call: Call, sock: socket.socket, cookie: bytes, plan: Plan, then: Then | None
+    ) -> None:
+        takes_ipv4 = sock.family == socket.AF_INET or plan.destination.family == socket.AF_INET
+        name = self._responding().tcp_address(socket.AF_INET if takes_ipv4 else socket.AF_INET6)
+        if name is None:
+            sock.close()
+            call.answer(errno.ENETUNREACH)
+            return
+        sockaddr = Address(*name).to_sockaddr(sock.family)
+        if os.get_blocking(sock.fileno()):
+            dial = self._directly(sockaddr, plan.route)
+            self._connections.begin(call, sock, cookie, sockaddr, plan.destination, dial, then)
+        else:
+            _answer_kernel(call, sock, sockaddr)
+
+    def _through(self, state: ChainState, destination: Address) -> Dial:
+        return lambda transport: perform(dial(state, destination, time.monotonic), transport, time.monotonic)
+
+    def _direct_name(self, destination: Address, route: Route) -> Dial:
+        """A name that is direct only on some ports was answered with a fake address: look it up now."""
+
+        def run(transport: Transport) -> Steps[Way]:
+            yield from transport.open(destination, time.monotonic() + MOST_TIME)
+            return (f"direct ({route.rule})",)
+
+        return run
+
+    def _directly(self, sockaddr: bytes, route: Route) -> Dial:
+        def run(transport: Transport) -> Steps[Way]:
+            if isinstance(transport, TargetSocket):
+                yield from transport.connect(sockaddr, None)
+            else:
+                address = Address.from_sockaddr(sockaddr)
+                assert address is not None
+                yield from transport.open(address, time.monotonic() + MOST_TIME)
+            return (f"direct ({route.rule})",)
+
+        return run
+
+    # what else is asked of a socket
+
+    def so_error(self, sock: socket.socket) -> int | None:
+        """getsockopt(SO_ERROR): the errno of a dial that failed, once; None: let the kernel say."""
+        return self._connections.error(sock)
+
+    @property
+    def failures_kept(self) -> bool:
+        """Whether any SO_ERROR is ours to say."""
+        return self._connections.failures_kept
+
+    def peer(self, sock: socket.socket) -> bytes | None:
+        """getpeername(2) of an inet socket: the struct sockaddr that the program asked for; None: let the kernel say."""
+        connection = self._connections.find(sock)
+        if connection is None or connection.state not in (State.RELEASED, State.UP) or not is_connected(sock):
+            return None
+        return connection.sockaddr
+
+    # sockets that aren't TCP
+
+    def make_socket(self, call: Call, family: int, kind: int, proto: int) -> int:
+        """socket(2) for what isn't plain TCP: a descriptor for the program to get. CallRefused."""
+        inet = family in (socket.AF_INET, socket.AF_INET6)
+        if not inet:
+            packet = family == socket.AF_PACKET
+            self._refuse(call, f"a socket of address family {family}", packet)
+            raise CallRefused(errno.EPERM if packet else errno.EAFNOSUPPORT)
+        base = kind & 0xF
+        if base == socket.SOCK_RAW:
+            self._refuse(call, "a raw socket", True)
+            raise CallRefused(errno.EPERM)
+        if base != socket.SOCK_DGRAM:
+            self._refuse(call, f"a socket of type {base}, protocol {proto}", proto != IPPROTO_MPTCP)
+            raise CallRefused(errno.EPROTONOSUPPORT)
+        if proto not in (0, socket.IPPROTO_UDP):
+            icmp = proto in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
+            self._refuse(call, "an ICMP socket" if icmp else f"a datagram socket of protocol {proto}", True)
+            raise CallRefused(errno.EACCES if icmp else errno.EPROTONOSUPPORT)
+        enclosure = self._enclosed()
+        if enclosure is None:
+            self._refuse(call, f"a UDP socket ({self._enclosure_refusal})", True)
+            raise CallRefused(errno.EPERM)
+        self._responding()
+        fd = enclosure.socket(family, kind, proto)
+        self._udp_programs[os.fstat(fd).st_ino] = program_of(call.tid)
+        if len(self._udp_programs) > 4096:
+            del self._udp_programs[next(iter(self._udp_programs))]
+        return fd
+
+    def refuse_io_uring(self, call: Call) -> None:
+        """io_uring_setup(2): its operations pass no filter, so there's none of it; programs fall back."""
+        self._refuse(call, "io_uring", False)
+        call.answer(errno.ENOSYS)
+
+    def refuses_path(self, path: bytes) -> bool:
+        """Whether a Unix socket is a name service's, which would look names up outside."""
+        return self._config.dns == "fake" and path.rstrip(b"\0").endswith(NAME_SERVICES)
+
+    def _connect_datagram(self, call: Call, sock: socket.socket, sockaddr: bytes) -> None:
+        """connect() of a UDP socket: of the enclosure's it can't lead out; another one came from outside."""
+        family = int.from_bytes(sockaddr[:2], sys.byteorder) if len(sockaddr) >= 2 else -1
+        address = Address.from_sockaddr(sockaddr)
+        if family != socket.AF_UNSPEC and not self._is_enclosed(sock):
+            self._refuse(call, f"UDP to {address} on a socket made before", True)
+            sock.close()
+            call.answer(errno.EPERM)
+            return
+        _answer_kernel(call, sock, sockaddr)
+
+    def _is_enclosed(self, sock: socket.socket) -> bool:
+        if self._enclosure is None:
+            return False
+        try:
+            mine = self._enclosure.responder_sockets()[0].getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+            return sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8) == mine
+        except OSError:  # Linux before 5.14
+            return os.fstat(sock.fileno()).st_ino in self._udp_programs
+
+    def _enclosed(self) -> Enclosure | None:
+        if self._enclosure is None and not self._enclosure_refusal:
+            try:
+                self._enclosure = Enclosure.open(ipv6=self._ipv6)
+            except EnclosureUnavailable as refusal:
+                self._enclosure_refusal = str(refusal)
+            else:
+                self._children.add(self._enclosure.pid)
+                self._reactor.call_soon(_import_dns)
+        return self._enclosure
+
+    def _responding(self) -> Responder:
+        if self._responder is None:
+            self._responder = Responder(
+                self._reactor, self._names, self._enclosed(), self._config.dns, refused=self._udp_refused
+            )
+        return self._responder
+
+    def _udp_refused(self, refusal: Refusal) -> None:
+        """A datagram went nowhere: say so, once for a program."""
+        assert self._enclosure is not None
+        inode = self._enclosure.owner(refusal.source_port, refusal.family)
+        program = self._udp_programs.get(inode or 0, "a program")
+        to = Address(refusal.host, refusal.port)
+        self._report.problem(f"udp {program}", f"{program}: UDP to {to} can't be carried and was refused")
+
+    # telling
+
+    def _refuse(self, call: Call, what: str, problem: bool) -> None:
+        program = program_of(call.tid)
+        text = f"{program}: {what} can't be carried and was refused"
+        if problem:
+            self._report.problem(f"{what} {program}", text)
+        else:
+            self._report.debug(text)
+
+    def _tell(self, connection: Connection, way: Way, failure: OSError | DialError | None) -> None:
+        """Say what became of a connection."""
+        report = self._report
+        if report.verbosity >= VERBOSE:
+            milliseconds = round(1000 * (self._reactor.now() - connection.started))
+            if failure is None:
+                through = " ".join(str(hop) for hop in way)
+                report.connection(f"{connection.destination} via {through}: connected in {milliseconds} ms")
+            elif isinstance(failure, DialError):
+                report.connection(f"{failure} ({milliseconds} ms)")
+            else:
+                report.connection(f"{connection.destination}: direct: {failure.strerror} ({milliseconds} ms)")
+        elif isinstance(failure, DialError):
+            # one line for what a hop says of destinations of one kind, not one for each port of a scan
+            report.problem(f"{failure.hop} {failure.phase} {failure.cause}", str(failure))
+
+    def _relay(self, other: socket.socket, chain: socket.socket) -> None:
+        def done(outcome: object) -> None:
+            self._relays.discard(relay)
+
+        relay = Relay(self._reactor, other, chain, self._pool, done)
+        self._relays.add(relay)
+
+
+def _answer_kernel(call: Call, sock: socket.socket, sockaddr: bytes) -> None:
+    """Perform connect(2) here, on the duplicate and with our own copy of the address, and pass the outcome on."""
+    error = connect(sock.fileno(), sockaddr)
+    sock.close()
+    call.answer(error)
+
+
+def _import_dns() -> None:
+    """Who makes a UDP socket asks for a name next: the message library takes a while to import."""
+    import dnslib  # noqa: F401
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True

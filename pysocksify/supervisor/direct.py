@@ -1,0 +1,116 @@
+"""The direct path: the target's own socket is connected to the first hop, and the handshakes are spoken over it.
+
+Once that is done the program talks to the proxy itself: no relay, no copy, nothing to keep alive.
+"""
+
+import errno
+import os
+import socket
+from functools import lru_cache
+
+from pysocksify.address import Address
+from pysocksify.dial.transport import resolve
+from pysocksify.linux import connect, dissolve
+from pysocksify.reactor import READ, WRITE, Ready, Steps
+from pysocksify.supervisor.hold import TCP_FASTOPEN_CONNECT
+
+
+ANYWHERE = ("0.0.0.0", "::", "::ffff:0.0.0.0")
+
+
+@lru_cache(1024)
+def _sockaddr(address: Address, family: int) -> bytes:
+    return address.to_sockaddr(family)
+
+
+class DoesNotFit(Exception):
+    """This socket can't itself reach the hop: the dial needs a socket of the supervisor's."""
+
+
+class TargetSocket:
+    """A transport on the target's own socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.readable = Ready(sock.fileno(), READ, keep=True)
+        self.awaiting = True
+        self.touched = False
+        """Whether the socket has been connected to something, so that it's to be dissolved if the dial fails."""
+
+    def open(self, address: Address, deadline: float) -> Steps[None]:
+        """Connect the socket to `address`. DoesNotFit; OSError, TimeoutError."""
+        self.give_up()
+        family = address.family
+        if family is not None:
+            if not self._fits(family, address.host):
+                raise DoesNotFit
+            yield from self.connect(_sockaddr(address, self.sock.family), deadline)
+            return
+        failure: OSError | None = None
+        for family, name in (yield from resolve(address)):
+            if not self._fits(family, name[0]):
+                continue
+            try:
+                yield from self.connect(_sockaddr(Address(*name), self.sock.family), deadline)
+            except TimeoutError:
+                raise
+            except OSError as error:
+                failure = error
+                self.give_up()
+            else:
+                return
+        raise failure or DoesNotFit
+
+    def connect(self, sockaddr: bytes, deadline: float | None) -> Steps[None]:
+        """connect(2) to `sockaddr` as a blocking socket's does it. OSError, TimeoutError."""
+        fd = self.sock.fileno()
+        fast_open = self.sock.getsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT)
+        if fast_open:  # connect() would say 0 and wait for data
+            self.sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 0)
+        error = self._try_connect(sockaddr)
+        # the connect() that says 0 is the program's own, which waits for it; the next one is EISCONN
+        while error == errno.EALREADY:
+            self.touched = True
+            yield Ready(fd, WRITE, deadline)
+            error = self._try_connect(sockaddr)
+        self.touched = self.touched or error == 0
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    def _try_connect(self, sockaddr: bytes) -> int:
+        """connect(2) that doesn't wait: 0, EALREADY or an error.
+
+        O_NONBLOCK is seen by all who share the open file: it's set for this call only.
+        """
+        fd = self.sock.fileno()
+        blocking = os.get_blocking(fd)
+        if blocking:
+            os.set_blocking(fd, False)
+        error = connect(fd, sockaddr)
+        if error == errno.EINPROGRESS:
+            self.touched = True
+            error = connect(fd, sockaddr)  # on loopback the handshakes are through by now
+        if blocking:
+            os.set_blocking(fd, True)
+        return error
+
+    def give_up(self) -> None:
+        """Let the socket be unconnected again, with no error left in it, so that the program may try once more."""
+        if self.touched:
+            self.touched = False
+            dissolve(self.sock.fileno())
+            self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def _fits(self, family: int, host: str) -> bool:
+        if self.sock.family != family:
+            if self.sock.family == socket.AF_INET:
+                return False
+            if self.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+                return False
+        bound = self.sock.getsockname()[0]
+        if bound in ANYWHERE:
+            return True
+        bound = bound.removeprefix("::ffff:")
+        if (":" in bound) != (":" in host):
+            return False
+        return Address(bound, 0).is_loopback == Address(host, 0).is_loopback

@@ -1,0 +1,42 @@
+"""Which sockets programs have open, by proc(5)."""
+
+import os
+
+
+def sockets_open(pids: list[int]) -> set[int]:
+    """The inodes of the sockets that any of the processes has open. What can't be read is passed over."""
+    inodes = set()
+    for pid in pids:
+        folder = f"/proc/{pid}/fd"
+        try:
+            names = os.listdir(folder)
+        except OSError:  # it ended, or isn't ours to look into
+            continue
+        for name in names:
+            try:
+                link = os.readlink(f"{folder}/{name}")
+            except OSError:
+                continue
+            if link.startswith("socket:["):
+                inodes.add(int(link[8:-1]))
+    return inodes
+
+
+def descendants(root: int) -> list[int]:
+    """The processes below `root`, by their parents in /proc/PID/stat; not `root` itself."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    # pid (comm) state ppid …; comm may hold anything, so look behind its last parenthesis
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(name))
+    found, frontier = [], [root]
+    while frontier:
+        below = children.get(frontier.pop(), [])
+        found += below
+        frontier += below
+    return found
