@@ -1,0 +1,96 @@
+"""Numbers and structures of seccomp(2), seccomp_unotify(2) and of the calls that are caught, for each architecture.
+
+Sources: linux/seccomp.h, linux/audit.h, linux/filter.h; the call numbers stand in each architecture's unistd.h.
+"""
+
+import struct
+from dataclasses import dataclass
+
+SECCOMP_SET_MODE_FILTER = 1
+FILTER_FLAG_NEW_LISTENER = 1 << 3
+FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5  # Linux 5.19
+
+RET_USER_NOTIF, RET_ERRNO, RET_ALLOW = 0x7FC00000, 0x00050000, 0x7FFF0000
+
+IOCTL_NOTIF_RECV = 0xC0502100
+IOCTL_NOTIF_SEND = 0xC0182101
+IOCTL_NOTIF_ID_VALID = 0x40082102
+IOCTL_NOTIF_ADDFD = 0x40182103
+IOCTL_NOTIF_SET_FLAGS = 0x40082104  # Linux 6.6
+USER_NOTIF_FD_SYNC_WAKE_UP = 1
+USER_NOTIF_FLAG_CONTINUE = 1
+ADDFD_FLAG_SEND = 2  # Linux 5.14
+
+# struct seccomp_notif: id, pid, flags, then struct seccomp_data: nr, arch, instruction_pointer, args[6]
+NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+# struct seccomp_notif_resp: id, val, error, flags
+RESPONSE = struct.Struct("=QqiI")
+# struct seccomp_notif_addfd: id, flags, srcfd, newfd, newfd_flags
+ADDFD = struct.Struct("=QIIII")
+
+IO_URING_SETUP, IO_URING_ENTER, IO_URING_REGISTER = 425, 426, 427  # the same everywhere since Linux 5.1
+PIDFD_OPEN, PIDFD_GETFD = 434, 438
+PIDFD_THREAD = 0o200  # O_EXCL; Linux 6.9
+
+
+@dataclass(frozen=True, slots=True)
+class Compat:
+    """The 32-bit architecture that programs of a machine may also use, and its calls that make or use sockets."""
+
+    audit_arch: int
+    calls: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """One architecture's name for AUDIT_ARCH and its numbers of the calls that are caught."""
+
+    audit_arch: int
+    seccomp: int
+    process_vm_readv: int
+    process_vm_writev: int
+    socket: int
+    connect: int
+    getpeername: int
+    getsockopt: int
+    sendto: int
+    sendmsg: int
+    sendmmsg: int
+    x32_bit: int  # a number with this bit is a call of the x32 ABI; 0 where there's none
+    compat: Compat
+
+
+ARCHITECTURES = {
+    "x86_64": Architecture(
+        audit_arch=0xC000003E,
+        seccomp=317,
+        process_vm_readv=310,
+        process_vm_writev=311,
+        socket=41,
+        connect=42,
+        getpeername=52,
+        getsockopt=55,
+        sendto=44,
+        sendmsg=46,
+        sendmmsg=307,
+        x32_bit=0x40000000,
+        # i386: socketcall, sendmmsg, socket, connect, sendto, sendmsg
+        compat=Compat(0x40000003, (102, 345, 359, 362, 369, 370)),
+    ),
+    "aarch64": Architecture(
+        audit_arch=0xC00000B7,
+        seccomp=277,
+        process_vm_readv=270,
+        process_vm_writev=271,
+        socket=198,
+        connect=203,
+        getpeername=205,
+        getsockopt=209,
+        sendto=206,
+        sendmsg=211,
+        sendmmsg=269,
+        x32_bit=0,
+        # arm: socketcall (OABI), socket, connect, sendto, sendmsg, sendmmsg
+        compat=Compat(0x40000028, (102, 281, 283, 290, 296, 374)),
+    ),
+}

@@ -1,0 +1,85 @@
+"""The engine itself: what it does in front, target and supervisor (`supervisor.processes.Engine`).
+
+The filter is installed in the target before exec. Its listener goes to the supervisor by SCM_RIGHTS, which works everywhere,
+and the target waits for the go-ahead: a caught call would otherwise wait for a supervisor that isn't listening yet.
+"""
+
+import os
+import select
+
+import _socket
+
+from pysocksify.config import Config
+from pysocksify.engines.seccomp import abi, filter
+from pysocksify.errors import PysocksifyError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pysocksify.supervisor.processes import Link
+
+KILLABLE, PLAIN = b"k", b"p"
+SHORT_RUN = 5  # milliseconds; /bin/true takes one
+
+
+class SeccompEngine:
+    """Catches by SECCOMP_RET_USER_NOTIF."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        machine = os.uname().machine
+        if machine not in abi.ARCHITECTURES:
+            raise PysocksifyError(f"the seccomp engine doesn't know the calls of {machine}")
+        self._arch = abi.ARCHITECTURES[machine]
+
+    def before_fork(self) -> None:
+        """Make the way by which the listener comes to the supervisor."""
+        self._mine, self._targets = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        self._program = filter.program(self._arch)
+
+    def in_target(self) -> None:
+        """Install the filter, hand the listener over and wait for the go-ahead."""
+        listener, killable = filter.install(self._arch, self._program)
+        rights = listener.to_bytes(4, "little")
+        self._targets.sendmsg(
+            [KILLABLE if killable else PLAIN], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)]
+        )
+        os.close(listener)
+        self._mine.close()
+        if self._targets.recv(1) != b"g":
+            raise OSError(0, "the supervisor is gone")
+
+    def in_supervisor(self, link: "Link") -> None:
+        """Serve the target until it and all its relays are through."""
+        self._targets.close()
+        data, ancillary, _, _ = self._mine.recvmsg(1, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+        if not data:  # the target couldn't install the filter, and has said so
+            _await_target(link)
+            return
+        listener = int.from_bytes(ancillary[0][2][:4], "little")
+        self._mine.send(b"g")
+        self._mine.close()
+        if _ends_at_once(listener, link):
+            return
+        from pysocksify.engines.seccomp.serving import serve  # here: the target starts while this is imported
+
+        serve(self._config, self._arch, listener, data == KILLABLE, link)
+
+
+def _ends_at_once(listener: int, link: "Link") -> bool:
+    """Whether the target ended before it called for anything: then nothing needs to be imported for it."""
+    poller = select.poll()
+    poller.register(listener, select.POLLIN)
+    events = poller.poll(SHORT_RUN)
+    if not events or events[0][1] & select.POLLIN:
+        return False
+    _await_target(link)
+    return True
+
+
+def _await_target(link: "Link") -> None:
+    poller = select.poll()
+    poller.register(link.child_events, select.POLLIN)
+    link.reap()
+    while not link.target_ended:
+        poller.poll()
+        link.reap()

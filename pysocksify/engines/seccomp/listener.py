@@ -1,0 +1,113 @@
+"""The listener: notifications from the kernel, and the answers to them (seccomp_unotify(2))."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pysocksify.engines.seccomp import abi
+from pysocksify.reactor import READ, Reactor
+
+_GONE = (errno.ENOENT, errno.EINPROGRESS)  # the caller ended, or was answered already
+
+
+@dataclass(slots=True)
+class Notification:
+    """A call of the target that waits (struct seccomp_notif)."""
+
+    listener: "Listener"
+    id: int
+    tid: int
+    nr: int
+    args: tuple[int, ...]
+
+    def answer(self, error: int, value: int = 0) -> bool:
+        """Let the call return `value`, or fail with `error`."""
+        return self.listener.send(self.id, value, -error, 0)
+
+    def proceed(self) -> bool:
+        """Let the kernel perform the call as it stands."""
+        return self.listener.send(self.id, 0, 0, abi.USER_NOTIF_FLAG_CONTINUE)
+
+    def waits(self) -> bool:
+        """Whether the caller is still there; if so, what was read from its memory was its own."""
+        try:
+            fcntl.ioctl(self.listener.fd, abi.IOCTL_NOTIF_ID_VALID, self.id.to_bytes(8, "little"))
+        except OSError:
+            return False
+        return True
+
+    def answer_descriptor(self, fd: int, close_on_exec: bool) -> bool:
+        """Install a duplicate of our `fd` as the target's lowest free descriptor and let the call return its number."""
+        return self.listener.send_descriptor(self.id, fd, os.O_CLOEXEC if close_on_exec else 0)
+
+
+class Listener:
+    """Receives notifications in the reactor's loop. `ended` is called when no process uses the filter any more."""
+
+    def __init__(
+        self, reactor: Reactor, fd: int, received: Callable[[Notification], None], ended: Callable[[], None]
+    ) -> None:
+        self.fd = fd
+        self._reactor = reactor
+        self._received = received
+        self._ended = ended
+        self._buffer = bytearray(abi.NOTIFICATION.size)
+        self._zeros = bytes(abi.NOTIFICATION.size)
+        self._send_at_once = True
+        reactor.watch(fd, READ, self._ready)
+
+    def send(self, id: int, value: int, error: int, flags: int) -> bool:
+        """Answer a notification. False: its caller is gone."""
+        try:
+            fcntl.ioctl(self.fd, abi.IOCTL_NOTIF_SEND, abi.RESPONSE.pack(id, value, error, flags))
+        except OSError as failure:
+            if failure.errno not in _GONE:
+                raise
+            return False
+        return True
+
+    def send_descriptor(self, id: int, fd: int, flags: int) -> bool:
+        """Install a descriptor in the target and answer with its number. False: the caller is gone.
+
+        OSError: EMFILE, when the target may have no more.
+        """
+        try:
+            if self._send_at_once:
+                try:
+                    request = bytearray(abi.ADDFD.pack(id, abi.ADDFD_FLAG_SEND, fd, 0, flags))
+                    fcntl.ioctl(self.fd, abi.IOCTL_NOTIF_ADDFD, request)
+                    return True
+                except OSError as failure:
+                    if failure.errno != errno.EINVAL:
+                        raise
+                    self._send_at_once = False  # before Linux 5.14
+            number = fcntl.ioctl(self.fd, abi.IOCTL_NOTIF_ADDFD, bytearray(abi.ADDFD.pack(id, 0, fd, 0, flags)))
+        except OSError as failure:
+            if failure.errno not in _GONE:
+                raise
+            return False
+        return self.send(id, number, 0, 0)
+
+    def close(self) -> None:
+        """Receive no more. Calls that wait, and all later ones, get ENOSYS."""
+        self._reactor.unwatch(self.fd)
+        os.close(self.fd)
+
+    def _ready(self, events: int) -> None:
+        if not events & READ:  # EPOLLHUP: the last user of the filter is gone
+            self._reactor.unwatch(self.fd)
+            self._ended()
+            return
+        # one at a time: epoll says at once when there are more, and each is safe from signals once it's received
+        buffer = self._buffer
+        buffer[:] = self._zeros
+        try:
+            fcntl.ioctl(self.fd, abi.IOCTL_NOTIF_RECV, buffer)
+        except OSError as failure:
+            if failure.errno not in (errno.ENOENT, errno.EINTR):
+                raise
+            return
+        id, tid, _, nr, _, _, *args = abi.NOTIFICATION.unpack(buffer)
+        self._received(Notification(self, id, tid, nr, tuple(args)))

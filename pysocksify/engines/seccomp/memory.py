@@ -1,0 +1,97 @@
+"""Reading and writing the memory of a target's thread, by thread id.
+
+process_vm_readv(2) needs no descriptor that could outlive an exec, or a vfork()ed child's end, and then read something else.
+Where it isn't to be had (some sandboxes answer ENOSYS), /proc/TID/mem does, opened anew for each access.
+What was read is only valid once the notification is known to be still waiting: the thread id may be another thread's by then.
+"""
+
+import ctypes
+import errno
+import os
+
+from pysocksify.engines.seccomp import abi
+from pysocksify.linux import syscall
+
+MOST = 1 << 20  # bytes read at once; a larger write of a program is taken in several parts
+
+
+class Memory:
+    """Access to targets' memory for one supervisor; not thread-safe, since its buffers are used again."""
+
+    def __init__(self, arch: abi.Architecture) -> None:
+        self._readv, self._writev = arch.process_vm_readv, arch.process_vm_writev
+        self._small = ctypes.create_string_buffer(256)
+        self._small_address = ctypes.addressof(self._small)
+        # two struct iovec: local and remote
+        self._iov = (ctypes.c_uint64 * 4)()
+        self._local = ctypes.addressof(self._iov)
+        self._remote = self._local + 16
+        self._by_file = False
+
+    def read(self, tid: int, address: int, size: int) -> bytes:
+        """`size` bytes at `address`. OSError: EFAULT when they aren't all readable, EPERM, ESRCH."""
+        if size == 0:
+            return b""
+        if self._by_file:
+            return self._read_file(tid, address, size)
+        if size <= 256:
+            buffer, local = self._small, self._small_address
+        else:
+            buffer = ctypes.create_string_buffer(size)
+            local = ctypes.addressof(buffer)
+        iov = self._iov
+        iov[0], iov[1], iov[2], iov[3] = local, size, address, size
+        try:
+            got = syscall(self._readv, tid, self._local, 1, self._remote, 1, 0)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            self._by_file = True
+            return self._read_file(tid, address, size)
+        if got != size:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        return ctypes.string_at(local, size)
+
+    def write(self, tid: int, address: int, data: bytes) -> None:
+        """Put `data` at `address`. OSError: EFAULT when it isn't all writable, EPERM, ESRCH."""
+        if not data:
+            return
+        if self._by_file:
+            self._write_file(tid, address, data)
+            return
+        buffer = ctypes.create_string_buffer(data, len(data))
+        iov = self._iov
+        iov[0], iov[1], iov[2], iov[3] = ctypes.addressof(buffer), len(data), address, len(data)
+        try:
+            put = syscall(self._writev, tid, self._local, 1, self._remote, 1, 0)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            self._by_file = True
+            self._write_file(tid, address, data)
+            return
+        if put != len(data):
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+    def _read_file(self, tid: int, address: int, size: int) -> bytes:
+        fd = os.open(f"/proc/{tid}/mem", os.O_RDONLY)
+        try:
+            data = os.pread(fd, size, address)
+        except OSError as error:  # EIO: nothing is mapped there
+            raise OSError(errno.EFAULT if error.errno == errno.EIO else error.errno, error.strerror) from None
+        finally:
+            os.close(fd)
+        if len(data) != size:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        return data
+
+    def _write_file(self, tid: int, address: int, data: bytes) -> None:
+        fd = os.open(f"/proc/{tid}/mem", os.O_WRONLY)
+        try:
+            put = os.pwrite(fd, data, address)
+        except OSError as error:
+            raise OSError(errno.EFAULT if error.errno == errno.EIO else error.errno, error.strerror) from None
+        finally:
+            os.close(fd)
+        if put != len(data):
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
