@@ -2,7 +2,8 @@
 
 import _socket as sockets
 import struct
-from dataclasses import dataclass
+
+from pysocksify.record import record
 
 # struct sockaddr_in: family, port, address, 8 bytes of zeros; family in the machine's byte order, port not (ip(7)).
 _SOCKADDR_IN_SIZE = 16
@@ -19,7 +20,7 @@ _NAME_LIMIT = 255
 _FORBIDDEN = frozenset(" #/:<>?@[\\]^|%")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Address:
     """A host and a port.
 

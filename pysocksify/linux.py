@@ -1,4 +1,4 @@
-"""The calls of Linux that Python's standard library lacks, through ctypes. Each raises OSError as the library's own do."""
+"""The calls of Linux that Python's standard library lacks, through ctypes. Each raises OSError as the library's do."""
 
 import ctypes
 import errno

@@ -33,8 +33,8 @@ BLOCKING_CALLS_AT_ONCE = 32  # as asyncio's default executor has on a large mach
 class Ready:
     """Wait until `fd` has one of `events` (EPOLLERR, EPOLLHUP always count); TimeoutError at `deadline` (monotonic).
 
-    With `keep`, a task that waits for the same object again has its descriptor stay registered in between, which saves two
-    system calls a wait. Such an object must not be used any more once its descriptor was closed.
+    With `keep`, a task that waits for the same object again has its descriptor stay registered in between, which
+    saves two system calls a wait. Such an object must not be used any more once its descriptor was closed.
     """
 
     fd: int

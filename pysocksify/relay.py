@@ -30,11 +30,11 @@ from dataclasses import dataclass
 
 from pysocksify.reactor import READ, WRITE, Reactor, Timer
 
-PIPE_SIZE = 256 * 1024  # 16.8 of 18.7 Gbit/s direct; 64 KiB, the default, is a third slower
+PIPE_SIZE = 256 * 1024  # bytes; with the default's 64 KiB it is a third slower, with 1 MiB no faster
 PIPES = 256  # pipe-user-pages-soft is 16,384 pages by default: 256 pipes of this size, later ones would get two pages
 PIPES_KEPT = 32  # idle ones: enough for the flows that are in the middle of something in one round of the loop
 COPY_SIZE = 64 * 1024
-DELIVER_LIMIT = 2.0  # s; haproxy and nginx give a closing peer as much (nginx lingering_timeout is 5)
+DELIVER_LIMIT = 2.0  # s; nginx gives a closing peer 5 (lingering_timeout), but here somebody waits to hear of it
 DELIVER_LOOK = 0.02  # s between looks at the send queue; the kernel tells nobody that it is empty
 
 PRI, ERR, HUP = select.EPOLLPRI, select.EPOLLERR, select.EPOLLHUP

@@ -1,11 +1,13 @@
 """The only loop over hops: whom to connect to, what to say there, and whose failure a failure is. No I/O.
 
-`dial` is a generator of steps. Whoever performs them sends back what a Take waited for, and throws in what went wrong: OSError
-(TimeoutError among them), PeerClosedError with the bytes that had come, or RemoteProtocolError for too many of them.
+`dial` is a generator of steps. Whoever performs them sends back what a Take waited for, and throws in what went
+wrong: OSError (TimeoutError among them), PeerClosedError with the bytes that had come, or RemoteProtocolError for too
+many of them.
 
-Whose failure: what a hop answers to the *last* request is about the destination, and that is what the program is told. What it
-answers to an earlier request is about the next hop. Everything else (no connection, silence, nonsense, a login refused) is
-about the hop itself. A hop that failed is dead, and the chain's mode says whether there's another path to try.
+Whose failure: what a hop answers to the *last* request is about the destination, and that is what the program is
+told. What it answers to an earlier request is about the next hop. Everything else (no connection, silence, nonsense,
+a login refused) is about the hop itself. A hop that failed is dead, and the chain's mode says whether there's another
+path to try.
 """
 
 from collections.abc import Callable, Generator

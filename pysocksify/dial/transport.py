@@ -74,7 +74,7 @@ class OwnSocket:
 
 
 def resolve(address: Address) -> Steps[list[tuple[int, tuple[str, int]]]]:
-    """The families and socket addresses that `address` stands for. OSError: EHOSTUNREACH for a name that isn't known."""
+    """The families and socket addresses that `address` stands for. OSError: EHOSTUNREACH for an unknown name."""
     if not address.is_name:
         assert address.family is not None
         return [(address.family, (address.host, address.port))]

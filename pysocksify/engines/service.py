@@ -1,11 +1,10 @@
-"""What every engine does in the supervisor process: the loop with the supervisor in it, from the first call to the last byte.
+"""What every engine does in the supervisor process: the loop with the supervisor in it, until the last byte.
 
 Imported while the target starts.
 """
 
 import gc
 import os
-
 
 from pysocksify.address import Address
 from pysocksify.config import Config
@@ -14,13 +13,17 @@ from pysocksify.report import QUIET, Report
 from pysocksify.supervisor.core import Kernel, Supervisor
 from pysocksify.supervisor.processes import Link
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pysocksify.server import Server
+
 DRAIN_LIMIT = 60.0
-"""Seconds that relays may go on after the last program ended; the kernel gives an orphaned connection as much (tcp(7))."""
+"""Seconds that relays may go on after the last program ended; an orphaned connection gets as much (tcp(7))."""
 DRAIN_LOOK = 0.05
 
 
 class Service:
-    """A supervisor at work for one target. An engine adds its own watches to `reactor` and calls `ended` when it's time."""
+    """A supervisor at work for one target. An engine adds watches to `reactor` and calls `ended` when it's time."""
 
     def __init__(self, config: Config, kernel: Kernel, link: Link) -> None:
         gc.freeze()  # what is imported stays; looking through it again and again costs a tenth of a dial
@@ -28,6 +31,7 @@ class Service:
         self.reactor = Reactor()
         self.report = Report(link.line, config.verbosity)
         self._link = link
+        self._server: Server | None = None
         config = self._with_server(config)
         self.supervisor = Supervisor(
             self.reactor, config, self.report, kernel, link.target, link.own_children
@@ -46,7 +50,8 @@ class Service:
 
     def _drain(self) -> None:
         link = self._link
-        if (self.supervisor.busy and self.reactor.now() < self._end) or not (link.target_ended or link.front_gone):
+        busy = self.supervisor.busy or (self._server is not None and self._server.session_count > 0)
+        if (busy and self.reactor.now() < self._end) or not (link.target_ended or link.front_gone):
             self.reactor.call_at(self.reactor.now() + DRAIN_LOOK, self._drain)
         else:
             self.reactor.stop()
@@ -59,8 +64,8 @@ class Service:
 
         # nobody else on this machine is to go out through it
         username, password = (os.urandom(16).hex().encode() for _ in range(2))
-        server = Server(self.reactor, ServerSettings(users={username: password}), Report(_drop, QUIET))
-        return config.with_embedded(server.listen(Address("127.0.0.1", 0)), username, password)
+        self._server = Server(self.reactor, ServerSettings(users={username: password}), Report(_drop, QUIET))
+        return config.with_embedded(self._server.listen(Address("127.0.0.1", 0)), username, password)
 
 
 def _drop(line: str) -> None:

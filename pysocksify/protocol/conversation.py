@@ -3,6 +3,9 @@
 Theory of operation. A protocol is a generator that reads like straight code: it yields *steps* and is sent back what it
 waited for.
 
+Steps are plain dataclasses, not frozen ones: several are made for each message, and those take three times as long to
+make.
+
 - `Exactly` and `Until` are needs. They are sent back bytes, and these bytes belong to the conversation for sure.
 - `Send` is one write, `Phase` says what errors from here on are about. Nothing is sent back.
 - an `Event` is a question to the caller (a server's: may this user in?). Its answer is sent back.
@@ -31,14 +34,14 @@ from pysocksify.errors import ConversationError, PeerClosedError, RemoteProtocol
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Exactly:
     """The next `size` bytes belong to this message. Sent back: these bytes."""
 
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Until:
     """The bytes up to and including `delimiter`, `limit` bytes at most, belong to this message. Sent back: these bytes.
 
@@ -50,14 +53,14 @@ class Until:
     what: str = "message"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """One write."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Phase:
     """Errors from here on belong to this phase: "greeting", "authentication" or "request"."""
 

@@ -261,8 +261,9 @@ class Reply:
         head: bytes = yield Exactly(2)
         if head[0] != VERSION:
             raise wrong_version("the SOCKS5 reply", head[0], VERSION)
-        rep = Rep(head[1])
-        if rep != Rep.SUCCEEDED:
+        rep = Rep.SUCCEEDED
+        if head[1] != rep:
+            rep = Rep(head[1])
             meaning = _MEANINGS.get(rep, "a code that RFC 1928 doesn't assign")
             raise ReplyError(f"the proxy answered 0x{rep:02X}: {meaning}", cause_of_rep(rep), rep)
         rest: bytes = yield Exactly(2)

@@ -1,8 +1,8 @@
 """Chains: proxies in order, and which of them the next connection goes through."""
 
-from dataclasses import dataclass
 
 from pysocksify.address import Address
+from pysocksify.record import record
 
 TYPE_CHECKING = False  # typing costs a fifth of a bare interpreter's start
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ MODES = ("strict", "dynamic", "random", "round_robin")
 DEAD_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@record(frozen=True, slots=True, kw_only=True, repr=False)
 class Proxy:
     """One server of a chain.
 
@@ -39,7 +39,7 @@ class Proxy:
         return f"<Proxy {self}>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Chain:
     """Proxies, and how a connection uses them.
 

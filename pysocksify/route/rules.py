@@ -10,9 +10,9 @@ a pattern that means loopback takes them from there: `localhost`, a name below i
 """
 
 import _socket as sockets
-from dataclasses import dataclass
 
 from pysocksify.address import Address
+from pysocksify.record import record
 
 DIRECT = "direct"
 DENY = "deny"
@@ -26,7 +26,7 @@ _LOCALHOST_BITS: tuple[_Bits, ...] = ((32, 0x7F000001), (128, 1))
 _MAPPED_PREFIX = 0xFFFF
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Pattern:
     """One thing that a host is compared with; `text` is how it was written.
 
@@ -82,7 +82,7 @@ class Pattern:
         return destination.host.endswith(self.suffix) if self.suffix else True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Rule:
     """A destination whose host fits one of `match` and whose port lies in one of `ports` goes to `to`.
 
@@ -100,7 +100,7 @@ class Rule:
         return not self.ports or any(first <= port <= last for first, last in self.ports)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Route:
     """What becomes of a destination.
 

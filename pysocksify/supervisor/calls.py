@@ -1,8 +1,8 @@
-"""What an engine and the supervisor say to each other: a call of the target that waits, and the signals it must not miss.
+"""What an engine and the supervisor say to each other: a call that waits, and the signals it must not miss.
 
-An engine that holds a thread of the target in a call keeps its signals away too. So the supervisor looks at what is pending for
-waiting threads, and lets a call go when a signal would be delivered: -ERESTARTSYS, which the kernel turns into EINTR or into
-the call issued again (signal(7)).
+An engine that holds a thread of the target in a call keeps its signals away too. So the supervisor looks at what is
+pending for waiting threads, and lets a call go when a signal would be delivered: -ERESTARTSYS, which the kernel turns
+into EINTR or into the call issued again (signal(7)).
 """
 
 import os

@@ -9,13 +9,13 @@ SCM_RIGHTS and is never used again. Its states:
     UP         it stands
     FAILED     the dial failed while nobody waited: the errno is told by SO_ERROR or the next connect()
 
-Until the outcome the connection owns a duplicate of the program's descriptor. While that is open the program's close() doesn't
-close, so it's closed as soon as the state is RELEASED, UP or FAILED, and holds are given up whose socket is no longer open in
-any program (looked for once a second).
+Until the outcome the connection owns a duplicate of the program's descriptor. While that is open the program's
+close() doesn't close, so it's closed as soon as the state is RELEASED, UP or FAILED, and holds are given up whose
+socket is no longer open in any program (looked for once a second).
 
-What can come late: a signal for a waiting thread (the direct path then becomes a hold, since the program may poll the socket
-next), the caller's death (its answer goes nowhere), a second connect() of another thread, a dial's outcome after the program
-gave the socket up.
+What can come late: a signal for a waiting thread (the direct path then becomes a hold, since the program may poll the
+socket next), the caller's death (its answer goes nowhere), a second connect() of another thread, a dial's outcome
+after the program gave the socket up.
 """
 
 import errno
@@ -97,8 +97,8 @@ class Connection:
 class Connections:
     """All connections that were begun through the supervisor.
 
-    `joined(program side, chain side)` is given the two ends of a released connection to relay between; `told(connection,
-    way, error)` hears of every outcome.
+    `joined(program side, chain side)` is given the two ends of a released connection to relay between;
+    `told(connection, way, error)` hears of every outcome.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Connections:
         dial: Dial,
         then: Then | None = None,
     ) -> None:
-        """Connect `sock`, which is taken over and has this cookie, to `destination`, and answer `call` when it's time to."""
+        """Connect `sock`, which is taken over and has this cookie, and answer `call` when it's time to."""
         blocking = os.get_blocking(sock.fileno())
         connection = Connection(
             cookie=cookie,
@@ -307,7 +307,8 @@ class Connections:
         transport = OwnSocket()
         try:
             way = yield from connection.dial(transport)
-            assert connection.sock is not None and connection.hold is not None
+            assert connection.sock is not None
+            assert connection.hold is not None
             holding.copy_keepalive(connection.sock, transport.sock)
             other = holding.release(connection.sock, connection.hold)
             try:
@@ -325,7 +326,8 @@ class Connections:
 
     def _release(self, connection: Connection, way: Way, other: socket.socket, chain: socket.socket) -> None:
         sock, hold = connection.sock, connection.hold
-        assert sock is not None and hold is not None
+        assert sock is not None
+        assert hold is not None
         holding.put_back(sock, hold)
         connection.state = State.RELEASED
         # where the kernel looks when connect() is called once more; any address does, a socket that stands goes nowhere
@@ -337,7 +339,8 @@ class Connections:
 
     def _fail_hold(self, connection: Connection, failure: OSError | DialError) -> None:
         sock, hold = connection.sock, connection.hold
-        assert sock is not None and hold is not None
+        assert sock is not None
+        assert hold is not None
         if connection.waiters:
             dissolve(sock.fileno())
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

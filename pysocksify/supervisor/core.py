@@ -1,7 +1,8 @@
 """The supervisor's decisions: what becomes of each call of the target that an engine catches.
 
-An engine turns a system call into one of the methods here, with a duplicate of the target's own socket, and gets the answer
-through the Call. Nothing here knows how the call was caught; nothing of SOCKS, chains, rules or DNS is known to an engine.
+An engine turns a system call into one of the methods here, with a duplicate of the target's own socket, and gets the
+answer through the Call. Nothing here knows how the call was caught; nothing of SOCKS, chains, rules or DNS is known
+to an engine.
 """
 
 import errno
@@ -10,7 +11,6 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pysocksify.address import Address
@@ -113,7 +113,7 @@ class Supervisor:
         sockaddr: bytes,
         then: Then | None = None,
     ) -> None:
-        """connect() of an inet socket, which is taken over. `then` is called with the connected socket instead of answering 0."""
+        """connect() of an inet socket, which is taken over. `then` answers with the connected socket in place of 0."""
         family = int.from_bytes(sockaddr[:2], sys.byteorder) if len(sockaddr) >= 2 else -1
         if sock.type != socket.SOCK_STREAM:
             self._connect_datagram(call, sock, sockaddr)
@@ -240,7 +240,7 @@ class Supervisor:
         return self._connections.failures_kept
 
     def peer(self, sock: socket.socket) -> bytes | None:
-        """getpeername(2) of an inet socket: the struct sockaddr that the program asked for; None: let the kernel say."""
+        """getpeername(2) of an inet socket: the sockaddr that the program asked for; None: let the kernel say."""
         connection = self._connections.find(sock)
         if connection is None or connection.state not in (State.RELEASED, State.UP) or not is_connected(sock):
             return None

@@ -14,7 +14,6 @@ from pysocksify.linux import connect, dissolve
 from pysocksify.reactor import READ, WRITE, Ready, Steps
 from pysocksify.supervisor.hold import TCP_FASTOPEN_CONNECT
 
-
 ANYWHERE = ("0.0.0.0", "::", "::ffff:0.0.0.0")
 
 

@@ -1,15 +1,15 @@
 """Held connections: a target's socket kept in SYN_SENT until the chain stands, then let go or failed.
 
-Theory of operation. A *hold address* is a loopback listener with a backlog of none and one filler connection that nobody
-accepts. Its accept queue is full, so the kernel drops every further SYN without an answer, and a socket that connects
-there stays in SYN_SENT: not writable, no event, SO_ERROR 0, just as on the way to a far host.
+Theory of operation. A *hold address* is a loopback listener with a backlog of none and one filler connection that
+nobody accepts. Its accept queue is full, so the kernel drops every further SYN without an answer, and a socket that
+connects there stays in SYN_SENT: not writable, no event, SO_ERROR 0, just as on the way to a far host.
 
 - *Release*: another socket, bound to the listener's own address (SO_REUSEPORT), connects to the held socket's local
   address. The SYNs cross (TCP simultaneous open, RFC 9293 section 3.5), the held socket is established and the other
   one is its peer, from which the relay goes on.
-- *Failure*: connect(AF_UNSPEC) ends the attempt and wakes whoever waits (EPOLLERR, EPOLLHUP). The errno is told when the
-  program asks (SO_ERROR, connect()); the kernel itself can only be made to say ECONNREFUSED, by connecting the socket to a
-  bound port where nobody listens.
+- *Failure*: connect(AF_UNSPEC) ends the attempt and wakes whoever waits (EPOLLERR, EPOLLHUP). The errno is told when
+  the program asks (SO_ERROR, connect()); the kernel itself can only be made to say ECONNREFUSED, by connecting the
+  socket to a bound port where nobody listens.
 
 The held socket is the program's own open file: what is changed on it for the time of the hold is put back.
 """

@@ -57,6 +57,8 @@ CANARY_WAIT = 0.005  # seconds; signalling a group takes microseconds, the rest 
 SAME_SIGNAL = 0.02  # seconds; a second one so soon was merged in the supervisor's pending set (or comes from a hang-up,
 # which signals the session's leader and then the group)
 
+STOPS = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}  # those that can be caught and blocked
+
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 PR_SET_CHILD_SUBREAPER = 36
 SFD_NONBLOCK, SFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC  # <sys/signalfd.h>
@@ -214,7 +216,7 @@ class Link:
             # Only the front as process 1 still sends: what a container's stop means is meant for all that is left.
             for pid in set(children()) - self.own_children:
                 _kill(pid, number)
-        elif not (to_group or merged) or os.getpgid(self.target) != os.getpgrp():
+        elif not (to_group or merged or _superseded(number)) or os.getpgid(self.target) != os.getpgrp():
             _kill(self.target, number)
 
     def _report(self, message: bytes) -> None:
@@ -391,6 +393,13 @@ def _forget_pending_signals() -> None:
     """What went to the group before the target exists hasn't reached it: let the canary not claim so."""
     for number in signal.sigpending():
         signal.sigtimedwait({number}, 0)
+
+
+def _superseded(number: int) -> bool:
+    """Whether a stop or SIGCONT was taken away from the canary by its opposite, sent to the group since, signal(7)."""
+    if number == signal.SIGCONT:
+        return bool(signal.sigpending() & STOPS)
+    return number in STOPS and signal.SIGCONT in signal.sigpending()
 
 
 def _call(callbacks: list[Callable[[], object]]) -> None:

@@ -4,7 +4,8 @@ Sources: linux/seccomp.h, linux/audit.h, linux/filter.h; the call numbers stand 
 """
 
 import struct
-from dataclasses import dataclass
+
+from pysocksify.record import record
 
 SECCOMP_SET_MODE_FILTER = 1
 FILTER_FLAG_NEW_LISTENER = 1 << 3
@@ -33,7 +34,7 @@ PIDFD_OPEN, PIDFD_GETFD = 434, 438
 PIDFD_THREAD = 0o200  # O_EXCL; Linux 6.9
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Compat:
     """The 32-bit architecture that programs of a machine may also use, and its calls that make or use sockets."""
 
@@ -41,7 +42,7 @@ class Compat:
     calls: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """One architecture's name for AUDIT_ARCH and its numbers of the calls that are caught."""
 

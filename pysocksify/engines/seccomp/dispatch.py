@@ -3,14 +3,13 @@
 Whatever can't be understood is refused. The kernel performs a call itself only where that can't open a way out.
 """
 
+import _socket
 import errno
 import os
 import socket
 import struct
 from collections.abc import Callable
 from typing import cast
-
-import _socket
 
 from pysocksify.engines.seccomp import abi
 from pysocksify.engines.seccomp.descriptors import Descriptors

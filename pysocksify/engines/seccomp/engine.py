@@ -1,13 +1,13 @@
 """The engine itself: what it does in front, target and supervisor (`supervisor.processes.Engine`).
 
-The filter is installed in the target before exec. Its listener goes to the supervisor by SCM_RIGHTS, which works everywhere,
-and the target waits for the go-ahead: a caught call would otherwise wait for a supervisor that isn't listening yet.
+The filter is installed in the target before exec. Its listener goes to the supervisor by SCM_RIGHTS, which works
+everywhere, and the target waits for the go-ahead: a caught call would otherwise wait for a supervisor that isn't
+listening yet.
 """
 
+import _socket
 import os
 import select
-
-import _socket
 
 from pysocksify.config import Config
 from pysocksify.engines.seccomp import abi, filter

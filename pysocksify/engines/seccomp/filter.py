@@ -9,14 +9,14 @@
 | socket | passes for UNIX, NETLINK, ALG and TCP; else caught | UDP is made in the enclosure, the rest refused |
 | io_uring_setup | caught, to be refused | its operations pass no filter |
 | io_uring_enter, io_uring_register | ENOSYS | the same |
-| socket calls of the 32-bit ABI, everything of x32 and of any other architecture | ENOSYS | their arguments aren't looked at |
+| socket calls of the 32-bit ABI; all of x32 and of other architectures | ENOSYS | their arguments aren't looked at |
 
 What is caught waits for the supervisor; when that is dead the kernel answers ENOSYS: nothing goes out directly.
 """
 
+import _socket as socket
 import ctypes
 import errno
-import socket
 import struct
 
 from pysocksify.engines.seccomp import abi, bpf
@@ -86,8 +86,8 @@ def install(arch: abi.Architecture, code: bytes) -> tuple[int, bool]:
     """Filter this thread and all it starts from now on (seccomp_unotify(2)).
 
     Returned: the listener's descriptor, and whether a call that the supervisor has taken waits through signals
-    (WAIT_KILLABLE_RECV). no_new_privs is set only where the kernel asks for it: a privileged caller keeps setuid programs.
-    OSError: EBUSY when another listener is there already, EPERM or ENOSYS where seccomp(2) isn't to be had.
+    (WAIT_KILLABLE_RECV). no_new_privs is set only where the kernel asks for it: a privileged caller keeps setuid
+    programs. OSError: EBUSY when another listener is there already, EPERM or ENOSYS where seccomp(2) isn't to be had.
     """
     instructions = ctypes.create_string_buffer(code, len(code))
     # struct sock_fprog: unsigned short len; struct sock_filter *filter

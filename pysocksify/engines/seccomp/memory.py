@@ -1,8 +1,9 @@
 """Reading and writing the memory of a target's thread, by thread id.
 
-process_vm_readv(2) needs no descriptor that could outlive an exec, or a vfork()ed child's end, and then read something else.
-Where it isn't to be had (some sandboxes answer ENOSYS), /proc/TID/mem does, opened anew for each access.
-What was read is only valid once the notification is known to be still waiting: the thread id may be another thread's by then.
+process_vm_readv(2) needs no descriptor that could outlive an exec, or a vfork()ed child's end, and then read
+something else. Where it isn't to be had (some sandboxes answer ENOSYS), /proc/TID/mem does, opened anew for each
+access. What was read is only valid once the notification is known to be still waiting: the thread id may be another
+thread's by then.
 """
 
 import ctypes

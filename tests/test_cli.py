@@ -1,0 +1,177 @@
+"""The command before a program runs: help, version, completion, mistakes, and what is imported on the way."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pysocksify import __version__, cli, front
+from pysocksify.config import Config
+from pysocksify.errors import PysocksifyError
+from pysocksify.options import OPTIONS
+
+PROXY_VARIABLES = ("PYSOCKSIFY_PROXY", "PYSOCKSIFY_CONFIG", "ALL_PROXY", "all_proxy")
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    left = {name: value for name, value in os.environ.items() if name not in PROXY_VARIABLES}
+    return {**left, "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+
+
+def run(*words: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pysocksify", *words]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_help(environ: dict[str, str]) -> None:
+    result = run("--help", environ=environ)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("Usage: pysocksify [OPTIONS] PROGRAM [ARGS]...")
+    for option in OPTIONS:
+        assert all(name in result.stdout for name in option.names)
+    assert run("-h", environ=environ).stdout == result.stdout
+
+
+def test_version(environ: dict[str, str]) -> None:
+    result = run("--version", environ=environ)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"pysocksify {__version__}\n", "")
+
+
+MISTAKES = [
+    ([], "missing argument 'PROGRAM [ARGS]...'"),
+    (["--bogus", "ls"], "no such option '--bogus'"),
+    (["--mode", "all", "ls"], "invalid value for '--mode'"),
+    (["ls"], "no proxy is configured"),
+    (["-p", "https://alice:sesame@h", "ls"], "-p: https://***@h: the scheme 'https'"),
+    (["-p", "alice:sesame@h:1080", "ls"], "-p: ***@h:1080: a proxy is written"),
+    (["-p", "socks5://a\nb\x1b[2J:1", "ls"], "-p: socks5://a\\nb\\x1b[2J:1: "),
+    (["-c", "work", "ls"], "-c: work: there is no such file, nor "),
+    (["-c", "/nonexistent/x", "ls"], "/nonexistent/x: No such file or directory"),
+    (["-p", "socks5://h", "--log-file", "/nonexistent/log", "true"], "the log file: /nonexistent/log: No such file"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES)
+def test_one_line_and_125(environ: dict[str, str], words: list[str], message: str) -> None:
+    result = run(*words, environ=environ)
+    assert (result.returncode, result.stdout) == (125, "")
+    assert result.stderr.startswith(f"pysocksify: {message}")
+    assert result.stderr.count("\n") == 1
+    assert "sesame" not in result.stderr
+
+
+def test_standard_error_may_be_closed(environ: dict[str, str]) -> None:
+    command = f"exec {sys.executable} -m pysocksify ls 2>&-"
+    result = subprocess.run(command, shell=True, env=environ, capture_output=True, timeout=30, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (125, b"", b"")
+
+
+COMPLETIONS = [
+    ("pysocksify --emb", 1, "plain,--embedded"),
+    ("pysocksify --mode r", 2, "plain,random\nplain,round_robin"),
+    ("pysocksify -v a-progr", 2, "plain,a-program"),
+    ("pysocksify ls READ", 2, "file,READ"),
+    ("pysocksify ./a", 1, "file,./a"),
+]
+
+
+@pytest.mark.parametrize(("line", "word", "answer"), COMPLETIONS)
+def test_completion(environ: dict[str, str], tmp_path: Path, line: str, word: int, answer: str) -> None:
+    (tmp_path / "a-program").touch(mode=0o755)
+    asked = {"_PYSOCKSIFY_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(word)}
+    result = run(environ={**environ, **asked, "PATH": f"{tmp_path}:/nonexistent"})
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, answer, "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(environ: dict[str, str], shell: str) -> None:
+    if shell == "bash" and not Path("/bin/bash").exists():
+        pytest.skip("click asks bash for its version")
+    result = run(environ={**environ, "_PYSOCKSIFY_COMPLETE": f"{shell}_source"})
+    assert result.returncode == 0
+    assert "_PYSOCKSIFY_COMPLETE" in result.stdout
+
+
+def test_config_and_command_reach_the_front(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[tuple[Config, list[str]]] = []
+
+    def run_program(config: Config, command: list[str]) -> int:
+        seen.append((config, command))
+        return 7
+
+    monkeypatch.setattr(cli, "_run", run_program)
+    assert cli.main(["-p", "socks5://192.0.2.1", "ls", "-la", "-p", "x"]) == 7
+    ((config, command),) = seen
+    assert str(config.chains[0].hops[0]) == "socks5://192.0.2.1:1080"
+    assert command == ["ls", "-la", "-p", "x"]
+
+
+def test_lines_of_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def run_program(command: list[str], engine: object, *, write_line: object, write_fd: int, unset: object) -> int:
+        assert callable(write_line)
+        write_line("pysocksify: a problem")
+        write_line(f"{command[0]}: unset {unset}\r")
+        assert os.fstat(write_fd)
+        return 0
+
+    monkeypatch.setattr(front, "run", run_program)
+    monkeypatch.setenv("ALL_PROXY", "socks5://192.0.2.1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in PROXY_VARIABLES[:2]:
+        monkeypatch.delenv(name, raising=False)
+    lines = "pysocksify: a problem\npysocksify: ls: unset ('all_proxy', 'ALL_PROXY')\\r\n"
+    assert cli.main(["ls"]) == 0
+    assert capfd.readouterr().err == lines
+    log = tmp_path / "log"
+    assert cli.main(["--log-file", str(log), "ls"]) == 0
+    assert cli.main(["--log-file", str(log), "ls"]) == 0
+    assert capfd.readouterr().err == ""
+    assert log.read_text() == lines * 2
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_errors_while_starting(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def fail(config: Config, command: list[str]) -> int:
+        raise PysocksifyError("the engine can't")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main(["-p", "socks5://192.0.2.1", "ls"]) == 125
+    assert capfd.readouterr().err == "pysocksify: the engine can't\n"
+
+
+def test_ctrl_c_before_the_program_runs(environ: dict[str, str]) -> None:
+    fifo = Path(environ["XDG_CONFIG_HOME"])
+    fifo.mkdir()
+    os.mkfifo(fifo / "conf.toml")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pysocksify", "-c", str(fifo / "conf.toml"), "ls"], env=environ, stderr=subprocess.PIPE
+    )
+    with open(fifo / "conf.toml", "wb"):  # opens when the other side reads
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == -signal.SIGINT
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+HEAVY = {
+    "click", "asyncio", "urllib", "ipaddress", "logging", "pathlib", "socket", "typing", "tomllib", "random", "hashlib",
+    "difflib", "subprocess", "tempfile", "shutil", "threading", "dnslib", "email", "json",
+}  # fmt: skip
+
+
+def test_the_plain_way_is_light() -> None:
+    code = (
+        "import sys; before = set(sys.modules); from pysocksify import cli, config, options; import os;"
+        "config.load(options.parse(['-p', 'socks5://a:b@127.0.0.1', '--direct', '10.0.0.0/8', 'ls']), {});"
+        "print(*(set(sys.modules) - before))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert not HEAVY & {name.partition(".")[0] for name in result.stdout.split()}
