@@ -98,6 +98,7 @@ class Supervisor:
         self._responder: Responder | None = None
         self._udp_programs: dict[int, str] = {}
         self._plans: dict[bytes, Plan] = {}
+        self._planned_at = 0
 
     @property
     def busy(self) -> bool:
@@ -127,6 +128,9 @@ class Supervisor:
             return
         if connection is not None and self._connections.again(connection, call, sock, then):
             return
+        if self._planned_at != self._names.changes:
+            self._planned_at = self._names.changes
+            self._plans.clear()
         plan = self._plans.get(sockaddr) or self._plan(sockaddr)
         error = 0
         if plan is None or family != sock.family:

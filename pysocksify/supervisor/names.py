@@ -88,6 +88,8 @@ class Names:
         self._search = search
         self._ipv6 = ipv6
         self._resolve = resolve
+        self.changes = 0
+        """Counts the times that `destination` of a real address came to mean something else."""
         self._given: dict[str, str] = {}  # real address: the name it was last given out for; oldest first
 
     def answer(self, message: bytes, *, stream: bool = False) -> bytes | Lookup | None:
@@ -138,10 +140,12 @@ class Names:
             return _reply(lookup.query, rcode)
         wanted = _of_family(addresses, lookup.family)
         for address in wanted:
-            self._given.pop(address, None)
+            if self._given.pop(address, None) != lookup.name:
+                self.changes += 1
             self._given[address] = lookup.name
             if len(self._given) > _REMEMBERED:
                 del self._given[next(iter(self._given))]
+                self.changes += 1
         return _reply(lookup.query, _NOERROR, wanted, REAL_TTL)
 
     def destination(self, address: Address) -> Address:
