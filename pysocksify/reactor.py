@@ -144,8 +144,12 @@ class Task(Generic[T]):
         else:
             if self._steps is None:  # cancelled from inside its own step
                 steps.close()
-            else:
+                return
+            try:
                 self._wait(wait)
+            except OSError as failure:  # no room in the epoll set, a closed descriptor: the task's trouble, not the loop's
+                self._expected = None
+                self._advance(None, failure)
 
     def _end(self, value: T | None, error: BaseException | None) -> None:
         cancelled, self._steps = self._steps is None, None
@@ -282,7 +286,7 @@ class Reactor:
             watch = watches.get(fd)
             if watch is not None and watch[1] != batch:
                 watch[0](events)
-        if self._timers:
+        if self._timers and self._timers[0][0] <= time.monotonic():
             self._run_timers()
 
     def close(self) -> None:

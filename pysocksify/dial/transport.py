@@ -11,13 +11,16 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pysocksify.address import Address
-from pysocksify.dial.hops import DialSteps, Open, Take
+from pysocksify.dial.hops import DialSteps, Take
 from pysocksify.errors import ConversationError, PeerClosedError, RemoteProtocolError
-from pysocksify.protocol.conversation import Exactly, Until
+from pysocksify.protocol.conversation import Exactly, Send, Until
 from pysocksify.reactor import READ, WRITE, InThread, Ready, Steps
 from pysocksify.route.chain import Proxy
 
 PEEKED = 65536
+# plain numbers: the enum's members take microseconds to be put together
+DONTWAIT = int(socket.MSG_DONTWAIT)
+SEND_FLAGS = DONTWAIT | int(socket.MSG_NOSIGNAL)
 
 
 class Transport(Protocol):
@@ -98,16 +101,21 @@ def perform(steps: DialSteps, transport: Transport, now: Callable[[], float]) ->
         while True:
             try:
                 if isinstance(step, Take):
-                    answer = yield from _take(transport, step, now() + step.timeout)
-                elif isinstance(step, Open):
-                    yield from transport.open(step.address, now() + step.timeout)
+                    answer = yield from _take(transport, step, now)
+                elif isinstance(step, Send):
+                    answer = None
+                    # an answer takes its time: no use in looking for it at once
+                    transport.awaiting = True
+                    sent = transport.sock.send(step.data, SEND_FLAGS)
+                    if sent != len(step.data):
+                        yield from _send_rest(transport.sock, step.data[sent:])
                 else:
-                    yield from _send(transport, step.data)
+                    answer = None
+                    yield from transport.open(step.address, now() + step.timeout)
             except (OSError, ConversationError) as failure:
                 step = steps.throw(failure)
             else:
                 step = steps.send(answer)
-                answer = None
     except StopIteration as stop:
         path: tuple[Proxy, ...] = stop.value
         return path
@@ -115,33 +123,25 @@ def perform(steps: DialSteps, transport: Transport, now: Callable[[], float]) ->
         steps.close()
 
 
-def _send(transport: Transport, data: bytes) -> Steps[None]:
-    sock = transport.sock
-    transport.awaiting = True  # an answer takes its time: no use in looking at once
-    while True:
-        try:
-            sent = sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            yield Ready(sock.fileno(), WRITE)
-        else:
-            if sent == len(data):
-                return
-            data = data[sent:]
+def _send_rest(sock: socket.socket, data: bytes) -> Steps[None]:
+    while data:
+        yield Ready(sock.fileno(), WRITE)
+        data = data[sock.send(data, SEND_FLAGS) :]
 
 
-def _take(transport: Transport, step: Take, deadline: float) -> Steps[bytes]:
+def _take(transport: Transport, step: Take, now: Callable[[], float]) -> Steps[bytes]:
     """The bytes of one need. Nothing behind them is taken from the socket: it belongs to the program."""
-    sock, readable, need, got = transport.sock, transport.readable, step.need, b""
+    sock, need, got = transport.sock, step.need, b""
+    deadline = 0.0  # for the whole need, not for each byte of it
     while True:
         if transport.awaiting:
+            deadline = deadline or now() + step.timeout
+            readable = transport.readable
             readable.deadline = deadline
             yield readable
             transport.awaiting = False
         try:
-            if isinstance(need, Exactly):
-                data = sock.recv(need.size - len(got), socket.MSG_DONTWAIT)
-            else:
-                data = sock.recv(_owned(sock, need, got), socket.MSG_DONTWAIT)
+            data = sock.recv(need.size - len(got) if isinstance(need, Exactly) else _owned(sock, need, got), DONTWAIT)
         except BlockingIOError:
             transport.awaiting = True
             continue
@@ -149,19 +149,19 @@ def _take(transport: Transport, step: Take, deadline: float) -> Steps[bytes]:
             raise PeerClosedError(error.strerror or "connection reset", got) from error
         if not data:
             raise PeerClosedError("the connection was closed in the handshake", got)
-        got += data
+        got = got + data if got else data
         if isinstance(need, Exactly):
             if len(got) == need.size:
                 return got
         elif got.endswith(need.delimiter):
             return got
-        elif len(got) >= need.limit:
-            raise RemoteProtocolError(f"{need.what} of more than {need.limit} bytes")
 
 
 def _owned(sock: socket.socket, need: Until, got: bytes) -> int:
-    """How many of the bytes that wait belong to the need: up to its delimiter's end."""
-    waiting = sock.recv(PEEKED, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+    """How many of the bytes that wait belong to the need: up to its delimiter's end. RemoteProtocolError: too many."""
+    if len(got) >= need.limit:
+        raise RemoteProtocolError(f"{need.what} of more than {need.limit} bytes")
+    waiting = sock.recv(PEEKED, DONTWAIT | int(socket.MSG_PEEK))
     if not waiting:
         return 1  # end of file: recv() says so again
     keep = got[-(len(need.delimiter) - 1) :] if len(need.delimiter) > 1 else b""

@@ -78,10 +78,15 @@ class Choice:
     @classmethod
     def decode(cls) -> Steps["Choice"]:
         """Read one. Raises RemoteProtocolError."""
+        return cls(method=Method((yield from cls.decode_method())))
+
+    @staticmethod
+    def decode_method() -> Steps[int]:
+        """Read one; the method's number. Raises RemoteProtocolError."""
         data: bytes = yield Exactly(2)
         if data[0] != VERSION:
             raise wrong_version("the SOCKS5 method choice", data[0], VERSION)
-        return cls(method=Method(data[1]))
+        return data[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +279,10 @@ class Reply:
         return cls(rep=rep, bound=bound)
 
 
+_WITHOUT_LOGIN = Greeting(methods=(Method.NO_AUTHENTICATION,))
+_WITH_LOGIN = Greeting(methods=(Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD))
+
+
 def connect(destination: Address, *, username: bytes | None, password: bytes | None) -> Steps[Accepted]:
     """The client's side of CONNECT. With a user name the method 02 is offered beside 00; no password is an empty one.
 
@@ -282,13 +291,12 @@ def connect(destination: Address, *, username: bytes | None, password: bytes | N
     yield Phase("greeting")
     login = None if username is None else Login(uname=username, passwd=password or b"").encode()
     request = Request(cmd=Command.CONNECT, destination=destination).encode()
-    offered: tuple[Method, ...] = (Method.NO_AUTHENTICATION,)
-    if login is not None:
-        offered = (Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD)
-    yield Send(Greeting(methods=offered).encode())
-    choice = yield from Choice.decode()
-    _check_choice(choice.method, offered)
-    if login is not None and choice.method == Method.USERNAME_PASSWORD:
+    offered = _WITHOUT_LOGIN if login is None else _WITH_LOGIN
+    yield Send(offered.encode())
+    method = yield from Choice.decode_method()
+    if method != Method.NO_AUTHENTICATION:
+        _check_choice(Method(method), offered.methods)
+    if login is not None and method == Method.USERNAME_PASSWORD:
         yield Phase("authentication")
         yield Send(login)
         yield from LoginStatus.decode()
