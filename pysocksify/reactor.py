@@ -17,6 +17,7 @@ import errno
 import heapq
 import os
 import select
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -26,6 +27,8 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+SPIN = 100e-6  # seconds; the kernel's own busy polling takes 50 µs for a good value (net.core.busy_read, socket(7))
+SPINS_LEFT_OUT = 1024  # after spins that were in vain, as many waits at the most go without one
 BLOCKING_CALLS_AT_ONCE = 32  # as asyncio's default executor has on a large machine; getaddrinfo mostly waits
 
 
@@ -147,7 +150,7 @@ class Task(Generic[T]):
                 return
             try:
                 self._wait(wait)
-            except OSError as failure:  # no room in the epoll set, a closed descriptor: the task's trouble, not the loop's
+            except OSError as failure:  # no room in the epoll set: the task's trouble, not the loop's
                 self._expected = None
                 self._advance(None, failure)
 
@@ -172,6 +175,8 @@ class Task(Generic[T]):
                     reactor.unwatch(self._kept.fd)
                     self._kept = None
                 reactor.watch(wait.fd, wait.events, self._ready)
+            if wait.keep:
+                reactor.expect_soon()
             deadline = wait.deadline
             if deadline is not None and (self._timer is None or self._timer.when > deadline):
                 self._set_timer(deadline)
@@ -216,6 +221,10 @@ class Reactor:
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_count = 0
         self._soon: deque[Callable[[], None]] = deque()
+        self._spin_until = 0.0
+        self._spins_failed = 0
+        # where there's one processor, who spins keeps the server from answering
+        self._spins_left_out = 0 if len(os.sched_getaffinity(0)) > 1 else sys.maxsize
         self._stopped = False
         self._threads: Threads | None = None
 
@@ -282,7 +291,7 @@ class Reactor:
                 return
         self._batch += 1
         watches, batch = self._watches, self._batch
-        for fd, events in self._epoll.poll(self._timeout()):
+        for fd, events in self._wait():
             watch = watches.get(fd)
             if watch is not None and watch[1] != batch:
                 watch[0](events)
@@ -295,6 +304,29 @@ class Reactor:
         self._epoll.close()
         if self._threads is not None:
             self._threads.close()
+
+    def expect_soon(self) -> None:
+        """The next event is likely to come at once: an answer of a server that may be on this machine."""
+        if self._spins_left_out:
+            self._spins_left_out -= 1
+        else:
+            self._spin_until = time.monotonic() + SPIN
+
+    def _wait(self) -> list[tuple[int, int]]:
+        """The next events, or none when a timer is due."""
+        if self._spin_until:
+            # To sleep and be woken takes longer than a server on this machine takes to answer
+            until, self._spin_until = self._spin_until, 0.0
+            while True:
+                events = self._epoll.poll(0)
+                if events:
+                    self._spins_failed = 0
+                    return events
+                if time.monotonic() > until:
+                    break
+            self._spins_failed = min(self._spins_failed + 1, SPINS_LEFT_OUT)
+            self._spins_left_out = self._spins_failed
+        return self._epoll.poll(self._timeout())
 
     def _timeout(self) -> float:
         """Seconds until the next timer, rounded up to epoll's milliseconds; -1 is for ever."""

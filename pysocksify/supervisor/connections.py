@@ -34,7 +34,7 @@ from pysocksify.linux import connect, dissolve
 from pysocksify.reactor import WRITE, Reactor, Ready, Steps, Task, Timer
 from pysocksify.supervisor import hold as holding
 from pysocksify.supervisor.calls import ERESTARTSYS, LOOK_INTERVAL, Call, Signals
-from pysocksify.supervisor.direct import DoesNotFit, TargetSocket
+from pysocksify.supervisor.direct import DoesNotFit, OwnFault, TargetSocket
 from pysocksify.supervisor.openfiles import sockets_open
 
 SO_COOKIE = 57
@@ -168,11 +168,11 @@ class Connections:
         if blocking and self._wait_killable and limit is None:
             self._wait(connection, call, then, None)
             self._start_direct(connection)
+        elif blocking:
+            self._wait(connection, call, then, limit)
+            self._start_hold(connection, None)
         elif self._start_hold(connection, call):
-            if blocking:
-                self._wait(connection, call, then, limit)
-            else:
-                connection.unheard = not call.answer(errno.EINPROGRESS)
+            connection.unheard = not call.answer(errno.EINPROGRESS)
 
     def again(self, connection: Connection, call: Call, sock: socket.socket, then: Then | None = None) -> bool:
         """connect() on a socket that was connected before. False: there's nothing left of that, begin anew.
@@ -180,6 +180,10 @@ class Connections:
         `sock` is closed unless False is returned.
         """
         state = connection.state
+        if state is State.HELD and is_connected(sock):  # the program was faster than the event that says so to us
+            call.answer(connect(sock.fileno(), connection.sockaddr))
+            sock.close()
+            return True
         if state in (State.DIALLING, State.HELD):
             blocking = os.get_blocking(sock.fileno())
             limit = send_timeout(sock) if blocking else None
@@ -405,8 +409,9 @@ class Connections:
         if limit is not None:
 
             def expire() -> None:  # socket(7), SO_SNDTIMEO: EINPROGRESS, and the attempt goes on
-                connection.waiters.remove(waiter)
-                call.answer(errno.EINPROGRESS)
+                if waiter in connection.waiters:
+                    connection.waiters.remove(waiter)
+                    call.answer(errno.EINPROGRESS)
 
             waiter.timer = self._reactor.call_at(self._reactor.now() + limit, expire)
         if self._look is None:
@@ -482,6 +487,8 @@ def _expected(error: BaseException) -> OSError | DialError:
     """A dial's failure; anything else is a fault of ours and must be seen."""
     if isinstance(error, TimeoutError) and not error.errno:
         return OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    if isinstance(error, OwnFault):
+        return OSError(error.errno, str(error))
     if isinstance(error, (OSError, DialError)):
         return error
     raise error

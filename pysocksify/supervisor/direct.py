@@ -26,6 +26,17 @@ class DoesNotFit(Exception):
     """This socket can't itself reach the hop: the dial needs a socket of the supervisor's."""
 
 
+class OwnFault(Exception):
+    """What the kernel says of the program's socket itself, not of the way to a hop; `errno` is for the program."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.errno = number
+
+
+OWN_FAULTS = (errno.EISCONN, errno.EINVAL, errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+
+
 class TargetSocket:
     """A transport on the target's own socket."""
 
@@ -33,6 +44,7 @@ class TargetSocket:
         self.sock = sock
         self.readable = Ready(sock.fileno(), READ, keep=True)
         self.awaiting = True
+        self._fast_open = False
         self.touched = False
         """Whether the socket has been connected to something, so that it's to be dissolved if the dial fails."""
 
@@ -61,10 +73,11 @@ class TargetSocket:
         raise failure or DoesNotFit
 
     def connect(self, sockaddr: bytes, deadline: float | None) -> Steps[None]:
-        """connect(2) to `sockaddr` as a blocking socket's does it. OSError, TimeoutError."""
+        """connect(2) to `sockaddr` as a blocking socket's does it. OSError, TimeoutError; OwnFault."""
         fd = self.sock.fileno()
-        fast_open = self.sock.getsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT)
-        if fast_open:  # connect() would say 0 and wait for data
+        if self.sock.getsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT):
+            # connect() would say 0 and wait for data; and this can only be set on a closed socket
+            self._fast_open = True
             self.sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 0)
         error = self._try_connect(sockaddr)
         # the connect() that says 0 is the program's own, which waits for it; the next one is EISCONN
@@ -73,6 +86,8 @@ class TargetSocket:
             yield Ready(fd, WRITE, deadline)
             error = self._try_connect(sockaddr)
         self.touched = self.touched or error == 0
+        if error in OWN_FAULTS and not self.touched:
+            raise OwnFault(error)
         if error:
             raise OSError(error, os.strerror(error))
 
@@ -99,6 +114,9 @@ class TargetSocket:
             self.touched = False
             dissolve(self.sock.fileno())
             self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if self._fast_open:
+            self._fast_open = False
+            self.sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
 
     def _fits(self, family: int, host: str) -> bool:
         if self.sock.family != family:

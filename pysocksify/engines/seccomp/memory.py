@@ -78,8 +78,8 @@ class Memory:
         fd = os.open(f"/proc/{tid}/mem", os.O_RDONLY)
         try:
             data = os.pread(fd, size, address)
-        except OSError as error:  # EIO: nothing is mapped there
-            raise OSError(errno.EFAULT if error.errno == errno.EIO else error.errno, error.strerror) from None
+        except (OSError, OverflowError) as error:
+            raise _fault(error) from None
         finally:
             os.close(fd)
         if len(data) != size:
@@ -90,9 +90,16 @@ class Memory:
         fd = os.open(f"/proc/{tid}/mem", os.O_WRONLY)
         try:
             put = os.pwrite(fd, data, address)
-        except OSError as error:
-            raise OSError(errno.EFAULT if error.errno == errno.EIO else error.errno, error.strerror) from None
+        except (OSError, OverflowError) as error:
+            raise _fault(error) from None
         finally:
             os.close(fd)
         if put != len(data):
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+
+def _fault(error: OSError | OverflowError) -> OSError:
+    """What the other way would have said: EIO is for what isn't mapped, an overflow for the kernel's own half."""
+    if isinstance(error, OSError) and error.errno != errno.EIO:
+        return error
+    return OSError(errno.EFAULT, os.strerror(errno.EFAULT))
