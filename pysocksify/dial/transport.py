@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pysocksify.address import Address
-from pysocksify.dial.hops import DialSteps, Open, Take
+from pysocksify.dial.hops import DialSteps, Take
 from pysocksify.errors import ConversationError, PeerClosedError, RemoteProtocolError
 from pysocksify.protocol.conversation import Exactly, Send, Until
 from pysocksify.reactor import READ, WRITE, InThread, Ready, Steps
@@ -21,11 +21,6 @@ PEEKED = 65536
 # plain numbers: the enum's members take microseconds to be put together
 DONTWAIT = int(socket.MSG_DONTWAIT)
 SEND_FLAGS = DONTWAIT | int(socket.MSG_NOSIGNAL)
-
-
-DialStep = Open | Take | Send
-Spoken = tuple[DialStep, bytes | None]
-"""A step that was performed, and what was taken, if it was a Take."""
 
 
 class Transport(Protocol):
@@ -98,47 +93,32 @@ def resolve(address: Address) -> Steps[list[tuple[int, tuple[str, int]]]]:
     return found
 
 
-def perform(
-    steps: DialSteps, transport: Transport, now: Callable[[], float], spoken: list[Spoken] | None = None
-) -> Steps[tuple[Proxy, ...]]:
-    """Perform a dial's steps; its value is returned and its DialError raised. What was done is added to `spoken`."""
+def perform(steps: DialSteps, transport: Transport, now: Callable[[], float]) -> Steps[tuple[Proxy, ...]]:
+    """Perform a dial's steps; its value is returned and its DialError raised."""
     try:
-        return (yield from go_on(next(steps), steps, transport, now, spoken))
-    finally:
-        steps.close()
-
-
-def go_on(
-    step: DialStep, steps: DialSteps, transport: Transport, now: Callable[[], float], spoken: list[Spoken] | None = None
-) -> Steps[tuple[Proxy, ...]]:
-    """Perform the steps of a dial that has come to `step`."""
-    try:
+        step = next(steps)
         while True:
             answer: bytes | None = None
             try:
                 if isinstance(step, Take):
-                    answer = yield from take(transport, step, now)
+                    answer = yield from _take(transport, step, now)
                 elif isinstance(step, Send):
-                    yield from send(transport, step.data)
+                    # an answer takes its time: no use in looking for it at once
+                    transport.awaiting = True
+                    sent = transport.sock.send(step.data, SEND_FLAGS)
+                    if sent != len(step.data):
+                        yield from _send_rest(transport.sock, step.data[sent:])
                 else:
                     yield from transport.open(step.address, now() + step.timeout)
             except (OSError, ConversationError) as failure:
                 step = steps.throw(failure)
             else:
-                if spoken is not None:
-                    spoken.append((step, answer))
                 step = steps.send(answer)
     except StopIteration as stop:
         path: tuple[Proxy, ...] = stop.value
         return path
-
-
-def send(transport: Transport, data: bytes) -> Steps[None]:
-    """Send all of `data`. OSError."""
-    transport.awaiting = True  # an answer takes its time: no use in looking for it at once
-    sent = transport.sock.send(data, SEND_FLAGS)
-    if sent != len(data):
-        yield from _send_rest(transport.sock, data[sent:])
+    finally:
+        steps.close()
 
 
 def _send_rest(sock: socket.socket, data: bytes) -> Steps[None]:
@@ -147,12 +127,9 @@ def _send_rest(sock: socket.socket, data: bytes) -> Steps[None]:
         data = data[sock.send(data, SEND_FLAGS) :]
 
 
-def take(transport: Transport, step: Take, now: Callable[[], float], got: bytes = b"") -> Steps[bytes]:
-    """The bytes of one need, of which `got` were taken before. OSError, PeerClosedError, RemoteProtocolError.
-
-    Nothing behind them is taken from the socket: it belongs to the program.
-    """
-    sock, need = transport.sock, step.need
+def _take(transport: Transport, step: Take, now: Callable[[], float]) -> Steps[bytes]:
+    """The bytes of one need. Nothing behind them is taken from the socket: it belongs to the program."""
+    sock, need, got = transport.sock, step.need, b""
     deadline = 0.0  # for the whole need, not for each byte of it
     while True:
         if transport.awaiting:

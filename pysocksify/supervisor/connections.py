@@ -414,7 +414,7 @@ class Connections:
                     call.answer(errno.EINPROGRESS)
 
             waiter.timer = self._reactor.call_at(self._reactor.now() + limit, expire)
-        if self._look is None:
+        if self._look is None and self._wait_killable:  # without it, the kernel ends such calls itself
             self._look = self._reactor.call_at(self._reactor.now() + LOOK_INTERVAL, self._look_at_signals)
         self._watch_holds()
 
@@ -425,8 +425,6 @@ class Connections:
             self._look = None
             return
         self._look = self._reactor.call_at(self._reactor.now() + LOOK_INTERVAL, self._look_at_signals)
-        if not self._wait_killable:
-            return  # the kernel ends such calls itself
         ready = self._signals.deliverable([waiter.call.tid for _, waiter in waiting])
         for connection, waiter in waiting:
             if waiter.call.tid not in ready or waiter not in connection.waiters:

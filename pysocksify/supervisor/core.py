@@ -26,6 +26,7 @@ from pysocksify.route.chain import ChainState
 from pysocksify.route.fakeip import FakeAddresses, is_fake
 from pysocksify.route.rules import Route
 from pysocksify.supervisor.calls import Call, CallRefused, program_of
+from pysocksify.supervisor.confined import Confined
 from pysocksify.supervisor.connections import Connection, Connections, Dial, State, Then, Way, cookie_of, is_connected
 from pysocksify.supervisor.direct import TargetSocket
 from pysocksify.supervisor.enclosure import Enclosure, EnclosureUnavailable, Refusal
@@ -95,6 +96,7 @@ class Supervisor:
         self._names = Names(self._fake, config.rules, Search.of_process(target), ipv6=self._ipv6)
         self._enclosure: Enclosure | None = None
         self._enclosure_refusal = "" if kernel.enclosure else "namespaces aren't to be had"
+        self._confined: Confined | None = None
         self._responder: Responder | None = None
         self._udp_programs: dict[int, str] = {}
         self._plans: dict[bytes, Plan] = {}
@@ -245,12 +247,24 @@ class Supervisor:
 
     def peer(self, sock: socket.socket) -> bytes | None:
         """getpeername(2) of an inet socket: the sockaddr that the program asked for; None: let the kernel say."""
+        if sock.type == socket.SOCK_DGRAM:
+            return self._confined.peer(sock) if self._confined is not None else None
         connection = self._connections.find(sock)
-        if connection is None or connection.state not in (State.RELEASED, State.UP) or not is_connected(sock):
+        if connection is None or connection.state is State.DIALLING or not is_connected(sock):
             return None
         return connection.sockaddr
 
     # sockets that aren't TCP
+
+    @property
+    def wait_killable(self) -> bool:
+        """Whether a call that waits for us must be looked after for signals."""
+        return self._kernel.wait_killable
+
+    @property
+    def confined(self) -> Confined | None:
+        """Where namespaces can't be had: the target's UDP sockets, whose calls the engine must catch."""
+        return self._confined
 
     def make_socket(self, call: Call, family: int, kind: int, proto: int) -> int:
         """socket(2) for what isn't plain TCP: a descriptor for the program to get. CallRefused."""
@@ -271,15 +285,25 @@ class Supervisor:
             self._refuse(call, "an ICMP socket" if icmp else f"a datagram socket of protocol {proto}", True)
             raise CallRefused(errno.EACCES if icmp else errno.EPROTONOSUPPORT)
         enclosure = self._enclosed()
-        if enclosure is None:
-            self._refuse(call, f"a UDP socket ({self._enclosure_refusal})", True)
-            raise CallRefused(errno.EPERM)
         self._responding()
+        if enclosure is None:
+            return self._make_confined(call, family, proto)
         fd = enclosure.socket(family, kind, proto)
         self._udp_programs[os.fstat(fd).st_ino] = program_of(call.tid)
         if len(self._udp_programs) > 4096:
             del self._udp_programs[next(iter(self._udp_programs))]
         return fd
+
+    def _make_confined(self, call: Call, family: int, proto: int) -> int:
+        if self._confined is None:
+            self._confined = Confined(self._reactor, self._responding().query, self._datagram_refused)
+        try:
+            return self._confined.make(family, proto)
+        except OSError as failure:
+            if failure.errno != errno.EPERM:
+                raise
+            self._refuse(call, f"a UDP socket ({self._enclosure_refusal}, and it can't be bound to lo)", True)
+            raise CallRefused(errno.EPERM) from failure
 
     def refuse_io_uring(self, call: Call) -> None:
         """io_uring_setup(2): its operations pass no filter, so there's none of it; programs fall back."""
@@ -294,6 +318,13 @@ class Supervisor:
         """connect() of a UDP socket: of the enclosure's it can't lead out; another one came from outside."""
         family = int.from_bytes(sockaddr[:2], sys.byteorder) if len(sockaddr) >= 2 else -1
         address = Address.from_sockaddr(sockaddr)
+        if self._confined is not None and self._confined.holds(sock):
+            try:
+                error = self._confined.connect(sock, sockaddr)
+            finally:
+                sock.close()
+            call.answer(error)
+            return
         if family != socket.AF_UNSPEC and not self._is_enclosed(sock):
             self._refuse(call, f"UDP to {address} on a socket made before", True)
             sock.close()
@@ -332,8 +363,12 @@ class Supervisor:
         """A datagram went nowhere: say so, once for a program."""
         assert self._enclosure is not None
         inode = self._enclosure.owner(refusal.source_port, refusal.family)
-        program = self._udp_programs.get(inode or 0, "a program")
-        to = Address(refusal.host, refusal.port)
+        self._say_udp_refused(self._udp_programs.get(inode or 0, "a program"), Address(refusal.host, refusal.port))
+
+    def _datagram_refused(self, tid: int, to: Address) -> None:
+        self._say_udp_refused(program_of(tid), to)
+
+    def _say_udp_refused(self, program: str, to: Address) -> None:
         self._report.problem(f"udp {program}", f"{program}: UDP to {to} can't be carried and was refused")
 
     # telling

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pysocksify.linux import connect, dissolve
 
 TCP_SYNCNT, TCP_USER_TIMEOUT, TCP_FASTOPEN_CONNECT = 7, 18, 30
-SO_BINDTODEVICE = 25
+SO_BINDTODEVICE, IP_MINTTL, IPV6_MINHOPCOUNT = 25, 21, 73
 SYN_RETRIES = 6  # tcp_syn_retries' default: a held SYN lives for 127 s (tcp(7)), longer than any dial
 
 _KEEPALIVE = (
@@ -147,7 +147,7 @@ def fail(sock: socket.socket, hold: Hold, error: int) -> bool:
     """End a hold; whoever polls the socket is woken. True: the kernel itself says `error` from now on."""
     dissolve(sock.fileno())
     put_back(sock, hold)
-    if error != errno.ECONNREFUSED:
+    if error != errno.ECONNREFUSED or _drops_resets(sock):
         return False
     sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     blocking = os.get_blocking(sock.fileno())
@@ -155,6 +155,13 @@ def fail(sock: socket.socket, hold: Hold, error: int) -> bool:
     connect(sock.fileno(), hold.place.sockaddr(sock.family, hold.place.refusing_name))
     os.set_blocking(sock.fileno(), blocking)
     return True
+
+
+def _drops_resets(sock: socket.socket) -> bool:
+    """Whether the program wants a larger TTL than the kernel's resets have."""
+    if sock.getsockopt(socket.IPPROTO_IP, IP_MINTTL):
+        return True
+    return sock.family == socket.AF_INET6 and sock.getsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT) != 0
 
 
 def finish(sock: socket.socket, hold: Hold) -> int:

@@ -161,18 +161,17 @@ class Link:
             _call(self.on_no_descendants)
 
     def receive(self) -> None:
-        """Take what the front sent: signals to forward, or its end."""
-        while not self.front_gone:
-            try:
-                message = os.read(self.fd, MESSAGE_LIMIT)
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                message = b""
-            if message[:1] == FORWARD:
-                self._forward(int(message[1:]))
-            elif not message:
-                self._front_went()
+        """Take one message of the front's, a signal to forward or its end. One: a flood must not delay `reap`."""
+        if self.front_gone:
+            return
+        try:
+            message = os.read(self.fd, MESSAGE_LIMIT)
+        except (BlockingIOError, ConnectionResetError):  # reset: the front left messages unread; its end comes next
+            return
+        if message[:1] == FORWARD:
+            self._forward(int(message[1:]))
+        elif not message:
+            self._front_went()
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until the front has read every report (or is gone); `timeout` in seconds, None: as long as it takes."""
@@ -190,7 +189,10 @@ class Link:
         elif os.WIFCONTINUED(status):
             if self.target_stopped:
                 self.target_stopped = False
-                _kill(self._front, signal.SIGCONT)
+                # A SIGCONT to the group continued the front as well. Another one would come at a bad time: after a
+                # stop that follows at once, it would show the shell a job that runs.
+                if not signal.sigpending() & {signal.SIGCONT, *STOPS}:
+                    _kill(self._front, signal.SIGCONT)
         else:
             self.target_ended = True
             _call(self.on_target_end)
@@ -209,7 +211,7 @@ class Link:
         """Give the target a signal that the front got, unless it has got it itself."""
         now = time.monotonic()
         merged = now - self._seen.get(number, -1.0) < SAME_SIGNAL
-        to_group = signal.sigtimedwait({number}, 0.0 if merged else CANARY_WAIT) is not None
+        to_group = signal.sigtimedwait({number}, 0 if self.target_ended else CANARY_WAIT) is not None
         if to_group:
             self._seen[number] = now
         if self.target_ended:
@@ -349,9 +351,9 @@ def children() -> list[int]:
     return [pid for pid in pids if _stat(pid)[1:2] == [me]]
 
 
-def state(pid: int) -> str:
-    """A process's state as one letter, proc_pid_stat(5): "T" is stopped by a signal. "" when it is gone."""
-    return "".join(_stat(pid)[:1])
+def stopped(pid: int) -> bool:
+    """Whether a process is stopped, by a signal or (as under strace) by its tracer."""
+    return _stat(pid)[:1] in (["T"], ["t"])
 
 
 def rename_process(title: str) -> None:

@@ -77,6 +77,13 @@ class Responder:
                 return host, port
         return None
 
+    def query(self, message: bytes, asked: str, family: int, reply: Callable[[bytes], None]) -> None:
+        """Answer a datagram that was sent to the address `asked`: now, later, or never where nothing is to be said."""
+        if self._system:
+            self._forward(message, asked, family, reply)
+        else:
+            self._answer(message, False, reply)
+
     def close(self) -> None:
         """Stop answering: close the listeners and all connections."""
         self._closed = True
@@ -99,12 +106,7 @@ class Responder:
                 except BlockingIOError:
                     return
                 asked, control = _asked(ancillary)
-
-                reply = partial(_send_answer, server, control, asker)
-                if self._system:
-                    self._forward(message, asked, server.family, reply)
-                else:
-                    self._answer(message, False, reply)
+                self.query(message, asked, server.family, partial(_send_answer, server, control, asker))
 
         self._reactor.watch(server.fileno(), READ, readable)
 

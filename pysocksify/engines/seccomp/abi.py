@@ -20,6 +20,7 @@ IOCTL_NOTIF_ADDFD = 0x40182103
 IOCTL_NOTIF_SET_FLAGS = 0x40082104  # Linux 6.6
 USER_NOTIF_FD_SYNC_WAKE_UP = 1
 USER_NOTIF_FLAG_CONTINUE = 1
+ADDFD_FLAG_SETFD = 1
 ADDFD_FLAG_SEND = 2  # Linux 5.14
 
 # struct seccomp_notif: id, pid, flags, then struct seccomp_data: nr, arch, instruction_pointer, args[6]
@@ -36,10 +37,13 @@ PIDFD_THREAD = 0o200  # O_EXCL; Linux 6.9
 
 @record(frozen=True, slots=True)
 class Compat:
-    """The 32-bit architecture that programs of a machine may also use, and its calls that make or use sockets."""
+    """The 32-bit architecture that programs of a machine may also use, and its calls that make or use sockets or
+    duplicate descriptors."""
 
     audit_arch: int
     calls: tuple[int, ...]
+    duplications: tuple[int, ...]
+    fcntls: tuple[int, ...]
 
 
 @record(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,14 @@ class Architecture:
     sendto: int
     sendmsg: int
     sendmmsg: int
+    recvfrom: int
+    recvmsg: int
+    recvmmsg: int
+    setsockopt: int
+    dup: int
+    dup2: int | None
+    dup3: int
+    fcntl: int
     x32_bit: int  # a number with this bit is a call of the x32 ABI; 0 where there's none
     compat: Compat
 
@@ -74,9 +86,17 @@ ARCHITECTURES = {
         sendto=44,
         sendmsg=46,
         sendmmsg=307,
+        recvfrom=45,
+        recvmsg=47,
+        recvmmsg=299,
+        setsockopt=54,
+        dup=32,
+        dup2=33,
+        dup3=292,
+        fcntl=72,
         x32_bit=0x40000000,
-        # i386: socketcall, sendmmsg, socket, connect, sendto, sendmsg
-        compat=Compat(0x40000003, (102, 345, 359, 362, 369, 370)),
+        # i386: socketcall, sendmmsg, socket, connect, setsockopt, sendto, sendmsg; dup, dup2, dup3, fcntl, fcntl64
+        compat=Compat(0x40000003, (102, 345, 359, 362, 366, 369, 370), (41, 63, 330), (55, 221)),
     ),
     "aarch64": Architecture(
         audit_arch=0xC00000B7,
@@ -90,8 +110,16 @@ ARCHITECTURES = {
         sendto=206,
         sendmsg=211,
         sendmmsg=269,
+        recvfrom=207,
+        recvmsg=212,
+        recvmmsg=243,
+        setsockopt=208,
+        dup=23,
+        dup2=None,
+        dup3=24,
+        fcntl=25,
         x32_bit=0,
-        # arm: socketcall (OABI), socket, connect, sendto, sendmsg, sendmmsg
-        compat=Compat(0x40000028, (102, 281, 283, 290, 296, 374)),
+        # arm: socketcall, socket, connect, sendto, setsockopt, sendmsg, sendmmsg; dup, dup2, dup3, fcntl, fcntl64
+        compat=Compat(0x40000028, (102, 281, 283, 290, 294, 296, 374), (41, 63, 358), (55, 221)),
     ),
 }

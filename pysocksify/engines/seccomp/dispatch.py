@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import cast
 
 from pysocksify.engines.seccomp import abi
+from pysocksify.engines.seccomp.datagrams import Datagrams
 from pysocksify.engines.seccomp.descriptors import Descriptors
-from pysocksify.engines.seccomp.filter import MSG_FASTOPEN
+from pysocksify.engines.seccomp.filter import MSG_FASTOPEN, Numbers
 from pysocksify.engines.seccomp.listener import Notification
 from pysocksify.engines.seccomp.memory import MOST, Memory
+from pysocksify.engines.seccomp.numbered import Numbered
 from pysocksify.reactor import WRITE, Reactor, Ready, Steps
 from pysocksify.report import Report
 from pysocksify.supervisor.calls import CallRefused, program_of
@@ -35,12 +37,21 @@ _MSGHDR = struct.Struct("=QI4xQQQQi4x")
 class Dispatch:
     """Serves the notifications of one listener."""
 
-    def __init__(self, reactor: Reactor, arch: abi.Architecture, supervisor: Supervisor, report: Report) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        arch: abi.Architecture,
+        supervisor: Supervisor,
+        report: Report,
+        numbers: Numbers,
+    ) -> None:
         self._reactor = reactor
         self._supervisor = supervisor
         self._report = report
         self._memory = Memory(arch)
         self._descriptors = Descriptors()
+        numbered = self._numbered = Numbered(supervisor, report, self._descriptors, numbers)
+        datagrams = self._datagrams = Datagrams(reactor, supervisor, self._memory, numbered)
         self._calls: dict[int, Callable[[Notification], None]] = {
             arch.connect: self._connect,
             arch.getpeername: self._getpeername,
@@ -49,8 +60,17 @@ class Dispatch:
             arch.sendto: self._sendto,
             arch.sendmsg: self._sendmsg,
             arch.sendmmsg: self._sendmmsg,
+            arch.recvfrom: datagrams.recvfrom,
+            arch.recvmsg: datagrams.recvmsg,
+            arch.recvmmsg: datagrams.recvmmsg,
+            arch.setsockopt: numbered.setsockopt,
+            arch.dup: numbered.dup,
+            arch.dup3: numbered.dup3,
+            arch.fcntl: numbered.fcntl,
             abi.IO_URING_SETUP: supervisor.refuse_io_uring,
         }
+        if arch.dup2 is not None:
+            self._calls[arch.dup2] = numbered.dup2
 
     def received(self, notification: Notification) -> None:
         """Serve one call. Any failure refuses it."""
@@ -157,7 +177,10 @@ class Dispatch:
         fd = self._supervisor.make_socket(notification, family, kind, proto)
         try:
             os.set_blocking(fd, not kind & socket.SOCK_NONBLOCK)
-            notification.answer_descriptor(fd, bool(kind & socket.SOCK_CLOEXEC))
+            if self._supervisor.confined is None:
+                notification.answer_descriptor(fd, bool(kind & socket.SOCK_CLOEXEC))
+            else:
+                self._numbered.install(notification, fd, bool(kind & socket.SOCK_CLOEXEC))
         finally:
             os.close(fd)
 
@@ -165,16 +188,25 @@ class Dispatch:
 
     def _sendto(self, notification: Notification) -> None:
         _, buffer, size, flags, name, name_length = notification.args
+        if not flags & MSG_FASTOPEN:
+            self._datagrams.sendto(notification)
+            return
         self._send(notification, flags, name, _int(name_length), [(buffer, size)], None)
 
     def _sendmsg(self, notification: Notification) -> None:
         _, header, flags, *_ = notification.args
+        if not flags & MSG_FASTOPEN:
+            self._datagrams.sendmsg(notification)
+            return
         name, name_length, iovecs = self._message(notification.tid, header)
         self._send(notification, flags, name, name_length, iovecs, None)
 
     def _sendmmsg(self, notification: Notification) -> None:
         """Only the first message is sent, as if the call had been interrupted after it: the program sends the rest."""
         _, headers, count, flags, *_ = notification.args
+        if not flags & MSG_FASTOPEN:
+            self._datagrams.sendmmsg(notification)
+            return
         if count & 0xFFFFFFFF == 0:
             notification.answer(0, 0)
             return
@@ -199,7 +231,10 @@ class Dispatch:
     ) -> None:
         sock = self._duplicate(notification)
         if sock.family not in INET or sock.type != socket.SOCK_STREAM:
+            confined = self._supervisor.confined is not None and sock.family in INET
             sock.close()
+            if confined:
+                raise CallRefused(errno.EOPNOTSUPP)  # the flag means nothing for UDP, and nobody gives it
             notification.proceed()  # UDP is enclosed; the flag means nothing there (udp(7)) nor for other families
             return
         try:

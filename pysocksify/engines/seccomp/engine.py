@@ -7,6 +7,7 @@ listening yet.
 
 import _socket
 import os
+import resource
 import select
 
 from pysocksify.config import Config
@@ -24,8 +25,10 @@ SHORT_RUN = 5  # milliseconds; /bin/true takes one
 class SeccompEngine:
     """Catches by SECCOMP_RET_USER_NOTIF."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, without: tuple[str, ...] = ()) -> None:
+        """`without` are features of the kernel (fields of `supervisor.core.Kernel`) to do without, for tests."""
         self._config = config
+        self._without = without
         machine = os.uname().machine
         if machine not in abi.ARCHITECTURES:
             raise PysocksifyError(f"the seccomp engine doesn't know the calls of {machine}")
@@ -34,7 +37,8 @@ class SeccompEngine:
     def before_fork(self) -> None:
         """Make the way by which the listener comes to the supervisor."""
         self._mine, self._targets = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        self._program = filter.program(self._arch)
+        self._numbers = filter.Numbers.below(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._program = filter.program(self._arch, self._numbers)
 
     def in_target(self) -> None:
         """Install the filter, hand the listener over and wait for the go-ahead."""
@@ -62,7 +66,7 @@ class SeccompEngine:
             return
         from pysocksify.engines.seccomp.serving import serve  # here: the target starts while this is imported
 
-        serve(self._config, self._arch, listener, data == KILLABLE, link)
+        serve(self._config, self._arch, listener, data == KILLABLE, link, self._numbers, self._without)
 
 
 def _ends_at_once(listener: int, link: "Link") -> bool:

@@ -1,0 +1,114 @@
+"""What goes through a connection once it stands: whole, in order, with its ends, its resets and its urgent bytes."""
+
+import hashlib
+import os
+
+import pytest
+
+from tests.lab import targets
+from tests.lab.accounts import Account
+from tests.lab.scripted import Script
+from tests.lab.targets import Event, Target
+from tests.lab.wrapped import Done, PlaceOf, Scripted, Servers, Wrap
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for network namespaces"),
+]
+
+GIGABYTE = 1 << 30
+MODES = ("blocking", "held")
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    """A blocking connect (the program talks to the proxy itself) and a non-blocking one (through the relay)."""
+    return str(request.param)
+
+
+@pytest.fixture
+def talk(mode: str, user_account: Account, wrap: Wrap, place: PlaceOf, target: Target, servers: Servers) -> "Talk":
+    """Runs one conversation of talk.py with a service of the target, through the bundled server."""
+    return Talk(mode, user_account, wrap, place, target, servers("bundled").url("socks5"))
+
+
+class Talk:
+    """`talk("early", "early")`: what to say, to which service."""
+
+    def __init__(self, mode: str, account: Account, wrap: Wrap, place: PlaceOf, target: Target, via: str) -> None:
+        self.mode, self.account, self.wrap, self.place, self.target, self.via = mode, account, wrap, place, target, via
+        self.mark = target.log.mark()
+
+    def __call__(self, what: str, service: str, *extra: str, via: str | None = None, port: int = 0) -> Done:
+        number = str(port or self.target.ports[service])
+        words = self.place(self.account, "target.test").python("talk.py", what, "target.test", number, self.mode)
+        done = self.wrap(self.account, [*words, *extra], via=via or self.via)
+        assert done.status == 0, done
+        return done
+
+    def saw(self, what: str) -> Event:
+        """Waits until a service has noted this."""
+        return self.target.log.wait(self.mark, lambda event: event.what == what)
+
+
+def test_the_server_speaks_first(talk: Talk) -> None:
+    assert talk("banner", "banner").out.strip() == targets.BANNER.decode().strip()
+
+
+def test_the_banner_comes_in_the_replys_segment(talk: Talk, scripted_proxy: Scripted) -> None:
+    proxy = scripted_proxy(Script(banner=b"220 in one segment\r\n"))
+    assert talk("banner", "", via=proxy.url(), port=25).out.strip() == "220 in one segment"
+
+
+def test_half_close_by_the_target_host(talk: Talk) -> None:
+    assert talk("early", "early").out.strip() == targets.FAREWELL.decode().strip()
+    assert talk.saw("end of file").data == b"after your end"
+
+
+def test_half_close_by_the_program(talk: Talk) -> None:
+    digest = hashlib.sha256(b"x" * 100_000).hexdigest()
+    assert talk("half-close", "sink").out.strip() == f"100000 {digest}"
+
+
+def test_reset_by_the_target_host(talk: Talk) -> None:
+    assert talk("reset-in", "reset").out.strip() == "ECONNRESET"
+
+
+def test_reset_by_the_program(talk: Talk) -> None:
+    talk("reset-out", "echo", "wait")
+    talk.saw("reset")
+
+
+def test_urgent_bytes_do_not_disturb(talk: Talk) -> None:
+    """SOCKS has no urgent data; a proxy passes the byte on somehow or drops it, and the others must arrive."""
+    talk("urgent-out", "watch")
+    assert talk.saw("end of file").data in (b"efgh", b"ef?gh")
+
+
+def test_five_hundred_connections(talk: Talk) -> None:
+    assert talk("many", "echo").out.strip() == "500"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("direction", ["get", "put"])
+def test_a_gigabyte(
+    direction: str,
+    mode: str,
+    user_account: Account,
+    wrap: Wrap,
+    place: PlaceOf,
+    target: Target,
+    servers: Servers,
+) -> None:
+    service = {"get": "source", "put": "sink"}[direction]
+    words = [direction, "target.test", str(target.ports[service]), str(GIGABYTE)]
+    extra = ["held"] if mode == "held" else []
+    program = place(user_account, "target.test").python("stream.py", *words, *extra)
+    done = wrap(user_account, program, via=servers("bundled").url("socks5"), timeout=100.0)
+    assert done.status == 0, done
+    lines = done.out.strip().splitlines()
+    if direction == "get":
+        assert lines == [f"{GIGABYTE} {targets.source_digest(GIGABYTE)}"]
+    else:
+        assert lines[0] == lines[1], done

@@ -1,0 +1,9 @@
+"""The lab: real servers, targets and client programs for the tests that run whole programs.
+
+Reading order: `town` (network namespaces: who can reach whom), `children` (programs started and ended), `accounts`
+(the same run as root and as an ordinary user), `targets` (what is connected to), `proxies` (microsocks, danted, ssh -D,
+the bundled server), `scripted` (a SOCKS5 proxy that misbehaves as told), `clients` (what is wrapped; sources in
+`programs/`). The fixtures that put them together are in `tests/e2e/conftest.py`.
+
+Nothing here sleeps: readiness is a line in a log or a listening socket, an end is a process waited for.
+"""

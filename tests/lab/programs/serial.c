@@ -1,0 +1,36 @@
+/* serial IPV4 PORT COUNT: so many blocking connects one after the other, each closed again; prints the seconds. */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static double now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+int main(int argc, char **argv)
+{
+	struct sockaddr_in destination = {.sin_family = AF_INET};
+
+	if (argc != 4 || inet_pton(AF_INET, argv[1], &destination.sin_addr) != 1)
+		return 2;
+	destination.sin_port = htons((uint16_t)atoi(argv[2]));
+	double start = now();
+	for (int count = atoi(argv[3]); count > 0; count--) {
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+		if (fd < 0 || connect(fd, (struct sockaddr *)&destination, sizeof destination)) {
+			perror("connect");
+			return 1;
+		}
+		close(fd);
+	}
+	printf("%.6f\n", now() - start);
+	return 0;
+}

@@ -1,0 +1,86 @@
+"""Which sockets programs have open, and which programs there are below one."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pysocksify.supervisor.openfiles import descendants, sockets_open
+
+PATIENCE = 15
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    with socket.socket() as sock:
+        yield sock
+
+
+def inode(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+
+
+def test_ones_own(sock: socket.socket) -> None:
+    assert inode(sock) in sockets_open([os.getpid()])
+    assert inode(sock) not in sockets_open([])
+    gone = inode(sock)
+    sock.close()
+    assert gone not in sockets_open([os.getpid()])
+
+
+def test_another_programs(sock: socket.socket) -> None:
+    process = subprocess.Popen(["sleep", "60"], stdin=sock.fileno())
+    other = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
+    try:
+        assert sockets_open([process.pid, other.pid]) == {inode(sock)}
+        assert sockets_open([other.pid]) == set()
+    finally:
+        end(process)
+        end(other)
+    assert sockets_open([process.pid]) == set()
+
+
+def test_what_isnt_a_socket_isnt_one() -> None:
+    process = subprocess.Popen(["sleep", "60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    found = sockets_open([process.pid])
+    end(process)
+    assert found == set()
+
+
+def test_descendants_of_all_generations() -> None:
+    script = "sh -c 'sleep 60 & echo $! $$; exec sleep 60' & wait"
+    process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    grandchild, child = map(int, process.stdout.readline().split())
+    try:
+        assert set(descendants(process.pid)) == {child, grandchild}
+        assert {process.pid, child, grandchild} <= set(descendants(os.getpid()))
+        assert process.pid not in descendants(process.pid)
+        assert descendants(grandchild) == []
+    finally:
+        os.killpg(process.pid, 9)
+        process.communicate(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("name", ["a) S 1 (b", "x y", ") ) 1 1"])
+def test_a_program_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    program = tmp_path / name
+    program.symlink_to("/bin/sleep")
+    process = subprocess.Popen([program, "60"])
+    try:
+        assert process.pid in descendants(os.getpid())
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_no_process_has_this_id() -> None:
+    assert descendants(1 << 30) == []

@@ -1,0 +1,53 @@
+"""What the person is told: which lines at which verbosity, problems once."""
+
+import re
+
+import pytest
+
+from pysocksify import report as module
+from pysocksify.report import DEBUG, NORMAL, QUIET, VERBOSE, Report
+
+
+def lines(verbosity: int) -> list[str]:
+    """All kinds of lines, said twice."""
+    said: list[str] = []
+    report = Report(said.append, verbosity)
+    for _ in range(2):
+        report.problem("key", "something is wrong")
+        report.connection("a connection")
+        report.debug("a detail")
+    return [re.sub(r"^\d\d:\d\d:\d\d ", "TIME ", line) for line in said]
+
+
+PROBLEM, CONNECTION, DETAIL = "pysocksify: something is wrong", "TIME a connection", "TIME a detail"
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "said"),
+    [
+        (QUIET, []),
+        (NORMAL, [PROBLEM]),
+        (VERBOSE, [PROBLEM, CONNECTION, CONNECTION]),
+        (DEBUG, [PROBLEM, CONNECTION, DETAIL, CONNECTION, DETAIL]),
+    ],
+)
+def test_what_is_said(verbosity: int, said: list[str]) -> None:
+    assert lines(verbosity) == said
+
+
+def test_a_problem_is_said_once_for_each_key() -> None:
+    said: list[str] = []
+    report = Report(said.append)
+    report.problem("a", "first")
+    report.problem("b", "first")
+    report.problem("a", "second")
+    assert said == ["pysocksify: first", "pysocksify: first"]
+
+
+def test_no_more_causes_are_remembered_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CAUSES_REMEMBERED", 3)
+    said: list[str] = []
+    report = Report(said.append)
+    for number in range(10):
+        report.problem(str(number), str(number))
+    assert said == [f"pysocksify: {number}" for number in range(3)]
