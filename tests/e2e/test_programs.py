@@ -35,6 +35,9 @@ SERVERS = (
     ("bundled-login", "http"),
 )
 
+PROGRAMS_FOR_EVERY_SERVER = ("curl", "python-asyncio", "go-http")
+"""One that blocks and takes names, an event loop, and a static program with 50 connections at once."""
+
 
 def check(client: Client, done: Done, target: Target, mark: int, seen: str = town.EXIT) -> None:
     """The program succeeded, and the target saw only the proxy."""
@@ -68,7 +71,13 @@ def test_every_program(
     check(client, done, target, mark)
 
 
-@pytest.mark.parametrize("name", ["curl", "python-asyncio", "go-http"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The programs of `test_every_server`."""
+    if metafunc.function is test_every_server:
+        every = metafunc.config.getoption("--every-pair")
+        metafunc.parametrize("name", [client.name for client in CLIENTS] if every else PROGRAMS_FOR_EVERY_SERVER)
+
+
 @pytest.mark.parametrize(("server", "scheme"), SERVERS, ids=lambda value: value)
 def test_every_server(
     server: str,
@@ -81,6 +90,8 @@ def test_every_server(
     servers: Servers,
 ) -> None:
     client = BY_NAME[name]
+    if client.name == "python-aiohttp" and not user_account.same_python:
+        pytest.skip("aiohttp is installed for another version of Python than this account's")
     mark = target.log.mark()
     done = go(client, place(user_account, host(client, scheme)), wrap, servers(server).url(scheme))
     check(client, done, target, mark)

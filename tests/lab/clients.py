@@ -93,7 +93,13 @@ CLIENTS = (
     Client(name="curl", tool="curl", command=lambda p: ["curl", "-sS", p.url]),
     Client(name="wget", tool="wget", command=lambda p: ["wget", "-q", "-O-", p.url]),
     Client(name="ncat", tool="ncat", command=lambda p: ["ncat", p.host, p.port], stdin=REQUEST),
-    Client(name="socat", tool="socat", command=lambda p: ["socat", "-", f"TCP:{p.host}:{p.port}"], stdin=REQUEST),
+    Client(
+        name="socat",
+        tool="socat",
+        # shut-none: microsocks ends a connection when one side of it has
+        command=lambda p: ["socat", "-t10", "-", f"TCP:{p.host}:{p.port},shut-none"],
+        stdin=REQUEST,
+    ),
     Client(name="ssh", tool="ssh", command=ssh, service="ssh"),
     Client(name="git", tool="git", command=clone),
     Client(name="python-urllib", command=lambda p: p.python("with_urllib.py", p.url)),
