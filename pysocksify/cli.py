@@ -5,7 +5,6 @@ take, and its command is built from the same table.
 """
 
 import os
-import signal
 import sys
 
 from pysocksify import config
@@ -14,7 +13,7 @@ from pysocksify.options import COUNT, FLAG, LIST, NUMBER, OPTIONS, TALLY, Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     import click
     from click.shell_completion import CompletionItem
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 PROGRAM_NAME = "pysocksify"
 COMPLETE_VARIABLE = "_PYSOCKSIFY_COMPLETE"  # click's
 USAGE_STATUS = 125  # as env(1), timeout(1) and nohup(1) have it: none of the program's own
-
-# Seconds that the bundled server gives connections after the last program ended, and how often it looks. A kernel gives
-# an orphaned connection as much (tcp_fin_timeout).
 
 HELP = """Run PROGRAM with its network connections going through a SOCKS or HTTP proxy, or a chain of them.
 
@@ -50,18 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
             if isinstance(answer, int):
                 return answer
             given = answer
-        return _run(config.load(given, os.environ), list(given.command))
+        _run(config.load(given, os.environ), list(given.command))
     except PysocksifyError as error:
         _say(str(error))
         return error.exit_status
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-        return 128 + signal.SIGINT
 
 
-def _run(settings: config.Config, command: list[str]) -> int:
-    """Run the program under the engine; its exit status."""
+def _run(settings: config.Config, command: list[str]) -> "NoReturn":
+    """Run the program under the engine, and exit as it did: at once, nothing is left to be cleaned up."""
     from pysocksify import front
     from pysocksify.engines.seccomp.engine import SeccompEngine
 
@@ -70,7 +62,8 @@ def _run(settings: config.Config, command: list[str]) -> int:
     def write_line(text: str) -> None:
         os.write(fd, _line(text))
 
-    return front.run(command, SeccompEngine(settings), write_line=write_line, write_fd=fd, unset=settings.unset)
+    engine = SeccompEngine(settings)
+    os._exit(front.run(command, engine, write_line=write_line, write_fd=fd, say=_say, unset=settings.unset))
 
 
 def _log(path: str | None) -> int:
@@ -90,7 +83,7 @@ def _line(text: str) -> bytes:
 
 
 def _say(text: str) -> None:
-    """Tell the person before the program runs."""
+    """Tell the person why the program isn't run, or not any more."""
     try:
         os.write(2, _line(text))
     except OSError:  # standard error is closed
@@ -107,8 +100,6 @@ def _ask_click(words: list[str]) -> Options | int:
         message = error.format_message().rstrip(".")
         _say(f"{message[:1].lower()}{message[1:]} (pysocksify --help shows the options)")
         return USAGE_STATUS
-    except click.Abort:
-        raise KeyboardInterrupt from None
     return answer if isinstance(answer, (int, Options)) else 0
 
 

@@ -58,6 +58,7 @@ def run(
     *,
     write_line: Callable[[str], object],
     write_fd: int = 2,
+    say: Callable[[str], object] | None = None,
     unset: Collection[str] = (),
 ) -> int:
     """Run a program under an engine and return its exit status, to be given to exit(3) at once.
@@ -65,13 +66,15 @@ def run(
     Doesn't return when the program was killed by a signal: this process then dies by the same. Afterwards all signals
     are blocked, and standard input and output are /dev/null.
 
-    `write_line` gets each line for the person, when `write_fd` (where it writes to) takes it. `unset` are environment
-    variables that the program isn't to see. Raises what `engine.before_fork` raises; nothing runs then.
+    `write_line` gets each line for the person, when `write_fd` (where it writes to) takes it. `say` writes to standard
+    error, and gets the reason why the program isn't run, or not any more (None: `write_line` gets it). `unset` are
+    environment variables that the program isn't to see. Raises what `engine.before_fork` raises; nothing runs then.
     """
+    say = say or write_line
     try:
         check_program(argv[0])
     except NotStartedError as error:
-        write_line(f"{argv[0]}: {error}")
+        say(f"{argv[0]}: {error}")
         return error.exit_status
     _fill_standard_descriptors()
     processes.become_subreaper()
@@ -91,7 +94,7 @@ def run(
             os._exit(exit_status)  # nothing of the caller's stack may run twice
     os.close(supervisors_fd)
     processes.let_go_of_callers_descriptors(standard=(0, 1), keep=write_fd)
-    return _Front(argv[0], mine_fd, supervisor, write_line, write_fd).wait()
+    return _Front(argv[0], mine_fd, supervisor, write_line, write_fd, say).wait()
 
 
 class _Program:
@@ -137,7 +140,13 @@ class _Front:
     """The waiting front."""
 
     def __init__(
-        self, name: str, link: int, supervisor: int, write_line: Callable[[str], object], write_fd: int
+        self,
+        name: str,
+        link: int,
+        supervisor: int,
+        write_line: Callable[[str], object],
+        write_fd: int,
+        say: Callable[[str], object],
     ) -> None:
         self.name = name
         self.link = link
@@ -152,6 +161,7 @@ class _Front:
         self.link_open = True
         self.write_line = write_line
         self.write_fd = write_fd
+        self.say = say
         self.lines: deque[str] = deque()
         self.lines_dropped = 0
         self.signals = processes.signal_descriptor(signal.valid_signals())
@@ -168,11 +178,17 @@ class _Front:
         poller.unregister(self.link)
         if not self.link_open and self.supervisor_status is None:
             self.supervisor_status = os.waitpid(self.supervisor, 0)[1]
+        reason = ""
         if self.target_status is None:
-            self.end_without_supervisor()
+            reason = self.end_without_supervisor()
         elif self.failure is not None:
-            self.lines.append(f"{self.name}: {self.failure[1]}")
+            reason = f"{self.name}: {self.failure[1]}"
         self.tell_dropped()
+        while self.lines:
+            self.serve(poller)
+        if reason:
+            self.write_line, self.write_fd = self.say, 2
+            self.lines.append(reason)
         while self.lines:
             self.serve(poller)
         if self.target_status is None:
@@ -275,24 +291,25 @@ class _Front:
         signal.pthread_sigmask(signal.SIG_BLOCK, {number})
         signal.signal(number, before)
 
-    def end_without_supervisor(self) -> None:
-        """Kill what the supervisor left behind: it could make no connection any more."""
+    def end_without_supervisor(self) -> str:
+        """Kill what the supervisor left behind, which could make no connection any more; the words for it."""
         status = self.supervisor_status or 0
         if os.WIFSIGNALED(status):
             how = f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
         else:
             how = f"ended with status {os.WEXITSTATUS(status)}"
-        self.lines.append(f"the supervisor {how}: ending {self.name}, which could make no connection any more")
+        reason = f"the supervisor {how}: ending {self.name}, which could make no connection any more"
         left = processes.children()
         while left:
             for pid in left:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except PermissionError:  # another user's by now: it can't be ended, nor waited for
-                    return
+                    return reason
             for pid in left:
                 os.waitpid(pid, 0)
             left = processes.children()
+        return reason
 
     def tell_dropped(self) -> None:
         """Once nothing else waits, say how many lines were dropped, here or by the supervisor."""

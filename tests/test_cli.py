@@ -1,17 +1,14 @@
 """The command before a program runs: help, version, completion, mistakes, and what is imported on the way."""
 
 import os
-import select
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from pysocksify import __version__, cli, front
+from pysocksify import __version__, cli
 from pysocksify.config import Config
 from pysocksify.errors import PysocksifyError
 from pysocksify.options import OPTIONS
@@ -102,39 +99,48 @@ def test_completion_scripts(environ: dict[str, str], shell: str) -> None:
 def test_config_and_command_reach_the_front(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[tuple[Config, list[str]]] = []
 
-    def run_program(config: Config, command: list[str]) -> int:
-        seen.append((config, command))
-        return 7
-
-    monkeypatch.setattr(cli, "_run", run_program)
-    assert cli.main(["-p", "socks5://192.0.2.1", "ls", "-la", "-p", "x"]) == 7
+    monkeypatch.setattr(cli, "_run", lambda config, command: seen.append((config, command)))
+    cli.main(["-p", "socks5://192.0.2.1", "ls", "-la", "-p", "x"])
     ((config, command),) = seen
     assert str(config.chains[0].hops[0]) == "socks5://192.0.2.1:1080"
     assert command == ["ls", "-la", "-p", "x"]
 
 
-def test_lines_of_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def run_program(command: list[str], engine: object, *, write_line: object, write_fd: int, unset: object) -> int:
-        assert callable(write_line)
-        write_line("pysocksify: a problem")
-        write_line(f"{command[0]}: unset {unset}\r")
-        assert os.fstat(write_fd)
-        return 0
+def test_lines_of_a_run(environ: dict[str, str], tmp_path: Path) -> None:
+    """They go to the log file, but for the reason why the program isn't run, or not any more."""
+    code = """if True:
+        import sys
+        from pysocksify import cli, front
 
-    monkeypatch.setattr(front, "run", run_program)
-    monkeypatch.setenv("ALL_PROXY", "socks5://192.0.2.1")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    for name in PROXY_VARIABLES[:2]:
-        monkeypatch.delenv(name, raising=False)
+        def run(command, engine, *, write_line, write_fd, say, unset):
+            write_line("pysocksify: a problem")
+            write_line(f"{command[0]}: unset {unset}\\r")
+            assert write_fd >= 2
+            say("the end")
+            return 7
+
+        front.run = run
+        cli.main(sys.argv[1:])
+    """
     lines = "pysocksify: a problem\npysocksify: ls: unset ('all_proxy', 'ALL_PROXY')\\r\n"
-    assert cli.main(["ls"]) == 0
-    assert capfd.readouterr().err == lines
     log = tmp_path / "log"
-    assert cli.main(["--log-file", str(log), "ls"]) == 0
-    assert cli.main(["--log-file", str(log), "ls"]) == 0
-    assert capfd.readouterr().err == ""
+    for words, expected in (((), lines), (("--log-file", str(log)), ""), (("--log-file", str(log)), "")):
+        result = subprocess.run(
+            [sys.executable, "-c", code, *words, "ls"],
+            env={**environ, "ALL_PROXY": "socks5://192.0.2.1"}, capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert (result.returncode, result.stderr) == (7, f"{expected}pysocksify: the end\n")
     assert log.read_text() == lines * 2
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_why_it_was_not_run_is_said_beside_the_log_file(environ: dict[str, str], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for program, status in ((str(tmp_path), 126), (str(tmp_path / "none"), 127)):
+        result = run("-p", "socks5://192.0.2.1", "--log-file", str(log), program, environ=environ)
+        assert result.returncode == status
+        assert result.stderr.startswith(f"pysocksify: {program}: ")
+    assert log.read_text() == ""
 
 
 def test_errors_while_starting(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -146,19 +152,43 @@ def test_errors_while_starting(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
     assert capfd.readouterr().err == "pysocksify: the engine can't\n"
 
 
+@pytest.mark.parametrize("command", ["main", "server"])
+def test_ctrl_c_while_modules_are_loaded(tmp_path: Path, command: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    code = f"""if True:
+        import sys
+
+        class Slow:
+            def find_spec(self, name, path=None, target=None):
+                if name in ("pysocksify.cli", "pysocksify.server"):
+                    open({str(tmp_path / "fifo")!r})
+                    while True:
+                        pass
+
+        sys.meta_path.insert(0, Slow())
+        from pysocksify.__main__ import {command}
+        {command}()
+    """
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as process:
+        with open(tmp_path / "fifo", "wb"):  # opens when the other side reads
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == -signal.SIGINT
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
 def test_ctrl_c_before_the_program_runs(environ: dict[str, str]) -> None:
     fifo = Path(environ["XDG_CONFIG_HOME"])
     fifo.mkdir()
     os.mkfifo(fifo / "conf.toml")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "pysocksify", "-c", str(fifo / "conf.toml"), "ls"], env=environ, stderr=subprocess.PIPE
-    )
-    with open(fifo / "conf.toml", "wb"):  # opens when the other side reads
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == -signal.SIGINT
-    assert process.stderr is not None
-    assert process.stderr.read() == b""
-    process.stderr.close()
+    ) as process:
+        with open(fifo / "conf.toml", "wb"):  # opens when the other side reads
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == -signal.SIGINT
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 HEAVY = {

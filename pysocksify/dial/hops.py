@@ -6,8 +6,8 @@ many of them.
 
 Whose failure: what a hop answers to the *last* request, silence included, is about the destination, and that is what
 the program is told. What it answers to an earlier request is about the next hop. Everything else (no connection,
-silence before the request, nonsense, a login refused) is about the hop itself. A hop that failed is dead, and the chain's mode says whether there's another
-path to try.
+silence before the request, nonsense, a login refused) is about the hop itself. A hop that failed is dead, and the
+chain's mode says whether there's another path to try.
 """
 
 from collections.abc import Callable, Generator

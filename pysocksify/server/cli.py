@@ -29,8 +29,6 @@ def main() -> None:
         fail(error.format_message())
     except PysocksifyError as error:
         fail(str(error))
-    except click.Abort:
-        fail("interrupted")
 
 
 def fail(reason: str) -> None:
