@@ -55,8 +55,8 @@ class Signals:
         found: set[int] = set()
         shared: set[int] = set()
         served: set[int] = set()
-        for tid in sorted(tids, key=lambda tid: tid != _process_of(tid)):
-            masks = _masks(tid)
+        looked_at = [(tid, _masks(tid)) for tid in tids]
+        for tid, masks in sorted(looked_at, key=lambda each: each[0] != each[1]["Tgid"]):
             heard = ~(masks["SigBlk"] | masks["SigIgn"])
             if masks["SigPnd"] & heard:
                 found.add(tid)

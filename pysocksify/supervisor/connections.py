@@ -165,6 +165,16 @@ class Connections:
         )
         limit = send_timeout(sock) if blocking else None
         self._remember(connection)
+        try:
+            self._begin(connection, call, then, blocking, limit)
+        except OSError:
+            self._pending.discard(connection)
+            self._all.pop(cookie, None)
+            raise
+
+    def _begin(
+        self, connection: Connection, call: Call, then: Then | None, blocking: bool, limit: float | None
+    ) -> None:
         if blocking and self._wait_killable and limit is None:
             self._wait(connection, call, then, None)
             self._start_direct(connection)
@@ -235,6 +245,8 @@ class Connections:
             connection.task = None
         if connection.state is State.FAILED and connection.error:
             self._failed -= 1
+        if connection.transport is not None:
+            connection.transport.put_back()
         if connection.hold is not None and connection.sock is not None:
             holding.put_back(connection.sock, connection.hold)
         self._answer_all(connection, errno.ECONNABORTED)
@@ -253,6 +265,7 @@ class Connections:
                 self._hold_instead(connection)
             elif error is None:
                 connection.state = State.UP
+                transport.put_back()
                 self._end(connection, way or (), None)
             else:
                 transport.give_up()
@@ -278,16 +291,18 @@ class Connections:
     def _start_hold(self, connection: Connection, call: Call | None) -> bool:
         """Hold the socket and dial beside it. False: it can't be held, and the callers have been told."""
         assert connection.sock is not None
-        if self._holds is None:
-            self._holds = holding.Holds()
         try:
+            if self._holds is None:
+                self._holds = holding.Holds()
             connection.hold = self._holds.hold(connection.sock)
-        except holding.CannotHold as refusal:
+        except OSError as refusal:  # CannotHold; or the supervisor has no descriptor left for its own part of it
+            number = refusal.errno or errno.ENETUNREACH
+            number = errno.ENOBUFS if number in (errno.EMFILE, errno.ENFILE) else number
             if call is not None:
-                call.answer(refusal.errno)
-            if refusal.errno != errno.EISCONN:
-                self._told(connection, (), OSError(refusal.errno, str(refusal)))
-            self._answer_all(connection, refusal.errno)
+                call.answer(number)
+            if number != errno.EISCONN:
+                self._told(connection, (), refusal)
+            self._answer_all(connection, number)
             self._settle(connection)
             self._all.pop(connection.cookie, None)
             return False
@@ -376,10 +391,15 @@ class Connections:
         for waiter in waiters:
             if waiter.timer is not None:
                 waiter.timer.cancel()
-            if waiter.then is not None and not error and connection.sock is not None:
-                waiter.then(socket.socket(fileno=os.dup(connection.sock.fileno())))
-            else:
+            if waiter.then is None or error or connection.sock is None:
                 connection.unheard = not waiter.call.answer(error) and not error
+                continue
+            try:
+                connected = socket.socket(fileno=os.dup(connection.sock.fileno()))
+            except OSError:  # no descriptor left; the connection stands, and the program may send again
+                waiter.call.answer(errno.ENOBUFS)
+            else:
+                waiter.then(connected)
 
     def _settle(self, connection: Connection) -> None:
         """No more to come: the program's socket is its own again."""
@@ -424,8 +444,10 @@ class Connections:
         if not waiting:
             self._look = None
             return
-        self._look = self._reactor.call_at(self._reactor.now() + LOOK_INTERVAL, self._look_at_signals)
+        began = self._reactor.now()
         ready = self._signals.deliverable([waiter.call.tid for _, waiter in waiting])
+        now = self._reactor.now()  # thousands of threads take long to look at: no more than a quarter of the time
+        self._look = self._reactor.call_at(now + max(LOOK_INTERVAL, 3 * (now - began)), self._look_at_signals)
         for connection, waiter in waiting:
             if waiter.call.tid not in ready or waiter not in connection.waiters:
                 continue
@@ -453,10 +475,14 @@ class Connections:
             if not connection.waiters and self._reactor.now() - connection.started > SWEEP_INTERVAL:
                 idle.append(connection)
         if idle:
-            still_open = sockets_open(self._programs())
+            try:
+                still_open = sockets_open(self._programs())
+            except OSError:  # no descriptor left to look with: nothing is known
+                return
             for connection in idle:
                 assert connection.sock is not None
                 if os.fstat(connection.sock.fileno()).st_ino not in still_open:
+                    dissolve(connection.sock.fileno())  # it may be on its way to a program by SCM_RIGHTS
                     self.forget(connection)
 
 

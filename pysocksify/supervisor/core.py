@@ -26,7 +26,6 @@ from pysocksify.route.chain import ChainState
 from pysocksify.route.fakeip import FakeAddresses, is_fake
 from pysocksify.route.rules import Route
 from pysocksify.supervisor.calls import Call, CallRefused, program_of
-from pysocksify.supervisor.confined import Confined
 from pysocksify.supervisor.connections import Connection, Connections, Dial, State, Then, Way, cookie_of, is_connected
 from pysocksify.supervisor.direct import TargetSocket
 from pysocksify.supervisor.enclosure import Enclosure, EnclosureUnavailable, Refusal
@@ -34,6 +33,10 @@ from pysocksify.supervisor.names import Names
 from pysocksify.supervisor.openfiles import descendants
 from pysocksify.supervisor.responder import Responder
 from pysocksify.supervisor.search import Search
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pysocksify.supervisor.confined import Confined
 
 DNS_PORT = 53
 UNKNOWN = "unknown fake address"
@@ -136,7 +139,8 @@ class Supervisor:
         plan = self._plans.get(sockaddr) or self._plan(sockaddr)
         error = 0
         if plan is None or family != sock.family:
-            error = errno.EAFNOSUPPORT if len(sockaddr) >= 16 else errno.EINVAL
+            # sizeof(struct sockaddr_in); SIN6_LEN_RFC2133
+            error = errno.EAFNOSUPPORT if len(sockaddr) >= (16 if sock.family == socket.AF_INET else 24) else errno.EINVAL
         elif is_connected(sock):
             error = errno.EISCONN
         elif plan.dial is None:
@@ -262,7 +266,7 @@ class Supervisor:
         return self._kernel.wait_killable
 
     @property
-    def confined(self) -> Confined | None:
+    def confined(self) -> "Confined | None":
         """Where namespaces can't be had: the target's UDP sockets, whose calls the engine must catch."""
         return self._confined
 
@@ -296,6 +300,9 @@ class Supervisor:
 
     def _make_confined(self, call: Call, family: int, proto: int) -> int:
         if self._confined is None:
+            from pysocksify.supervisor.confined import Confined  # here: few machines need it
+
+            self._reactor.call_soon(_import_dns)
             self._confined = Confined(self._reactor, self._responding().query, self._datagram_refused)
         try:
             return self._confined.make(family, proto)

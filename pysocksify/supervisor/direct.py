@@ -12,7 +12,14 @@ from pysocksify.address import Address
 from pysocksify.dial.transport import resolve
 from pysocksify.linux import connect, dissolve
 from pysocksify.reactor import READ, WRITE, Ready, Steps
-from pysocksify.supervisor.hold import TCP_FASTOPEN_CONNECT
+from pysocksify.supervisor.hold import TCP_FASTOPEN_CONNECT, restore
+
+_IN_THE_WAY = (
+    (socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 0),  # connect() would say 0 and wait for data
+    (socket.IPPROTO_TCP, socket.TCP_CORK, 0),  # each message of ours would be kept back for 200 ms
+    (socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1),  # epoll would keep silent about a short reply
+)
+"""Options of the program's that would spoil the handshakes, and the values that don't."""
 
 ANYWHERE = ("0.0.0.0", "::", "::ffff:0.0.0.0")
 
@@ -44,7 +51,7 @@ class TargetSocket:
         self.sock = sock
         self.readable = Ready(sock.fileno(), READ, keep=True)
         self.awaiting = True
-        self._fast_open = False
+        self._aside: list[tuple[int, int, int]] = []
         self.touched = False
         """Whether the socket has been connected to something, so that it's to be dissolved if the dial fails."""
 
@@ -75,10 +82,7 @@ class TargetSocket:
     def connect(self, sockaddr: bytes, deadline: float | None) -> Steps[None]:
         """connect(2) to `sockaddr` as a blocking socket's does it. OSError, TimeoutError; OwnFault."""
         fd = self.sock.fileno()
-        if self.sock.getsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT):
-            # connect() would say 0 and wait for data; and this can only be set on a closed socket
-            self._fast_open = True
-            self.sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 0)
+        self._set_aside()
         error = self._try_connect(sockaddr)
         # the connect() that says 0 is the program's own, which waits for it; the next one is EISCONN
         while error == errno.EALREADY:
@@ -114,9 +118,26 @@ class TargetSocket:
             self.touched = False
             dissolve(self.sock.fileno())
             self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if self._fast_open:
-            self._fast_open = False
-            self.sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+        self.put_back()
+
+    def put_back(self) -> None:
+        """Give the program its options again."""
+        restore(self.sock, self._aside)
+
+    def _set_aside(self) -> None:
+        if self._aside:
+            return
+        for level, option, harmless in _IN_THE_WAY:
+            value = self.sock.getsockopt(level, option)
+            if value == harmless:
+                continue
+            try:
+                self.sock.setsockopt(level, option, harmless)
+            except OSError as error:
+                if option != TCP_FASTOPEN_CONNECT or error.errno != errno.EINVAL:
+                    raise
+                continue  # it isn't closed: connect() says so
+            self._aside.append((level, option, value))
 
     def _fits(self, family: int, host: str) -> bool:
         if self.sock.family != family:

@@ -174,7 +174,7 @@ def _receive(channel: sockets.socket, most: int) -> list[int]:
     """The descriptors in one answer of the maker. Raises OSError: the maker's errno, or ENETDOWN without a maker."""
     room = sockets.CMSG_SPACE(most * 4)
     try:
-        data, ancillary, _, _ = channel.recvmsg(512, room, sockets.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = channel.recvmsg(512, room, sockets.MSG_CMSG_CLOEXEC)
     except BlockingIOError as error:
         channel.close()  # a late answer would be taken for the next one's
         raise OSError(errno.ENETDOWN, "the maker of UDP sockets doesn't answer") from error
@@ -183,6 +183,10 @@ def _receive(channel: sockets.socket, most: int) -> list[int]:
     descriptors: list[int] = []
     for _, _, payload in ancillary:
         descriptors += struct.unpack(f"={len(payload) // 4}i", payload)
+    if flags & sockets.MSG_CTRUNC:  # as unix(7) has it, when there's no descriptor left for what was sent
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     if descriptors:
         return descriptors
     if len(data) < _ANSWER.size:

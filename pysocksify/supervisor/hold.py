@@ -34,12 +34,8 @@ _KEEPALIVE = (
 )
 
 
-class CannotHold(Exception):
+class CannotHold(OSError):
     """This socket can't be kept in SYN_SENT on loopback; `errno` is what its program is told."""
-
-    def __init__(self, number: int, reason: str) -> None:
-        super().__init__(reason)
-        self.errno = number
 
 
 @dataclass(slots=True)
@@ -171,14 +167,19 @@ def finish(sock: socket.socket, hold: Hold) -> int:
 
 def put_back(sock: socket.socket, hold: Hold) -> None:
     """Give the program its options again."""
-    for level, option, value in hold.aside:
+    restore(sock, hold.aside)
+
+
+def restore(sock: socket.socket, aside: list[tuple[int, int, int]]) -> None:
+    """Set options to the values that they had before, once."""
+    for level, option, value in aside:
         try:
             sock.setsockopt(level, option, value)
         except OSError as error:
             # TCP_FASTOPEN_CONNECT can only be set on a closed socket; on a connected one it means nothing any more
             if option != TCP_FASTOPEN_CONNECT or error.errno != errno.EINVAL:
                 raise
-    hold.aside.clear()
+    aside.clear()
 
 
 def copy_keepalive(sock: socket.socket, chain: socket.socket) -> None:
@@ -200,12 +201,17 @@ def _set_aside(sock: socket.socket) -> list[tuple[int, int, int]]:
     """Set the options that would end a hold early, or let it pass, to what doesn't; their values are returned."""
     aside = []
     for option, least, harmless in (
-        (TCP_USER_TIMEOUT, 0, 0),
         (TCP_FASTOPEN_CONNECT, 0, 0),
+        (TCP_USER_TIMEOUT, 0, 0),
         (TCP_SYNCNT, SYN_RETRIES, SYN_RETRIES),
     ):
         value = sock.getsockopt(socket.IPPROTO_TCP, option)
         if value < least or (not least and value):
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, option, harmless)
+            except OSError as error:
+                if option != TCP_FASTOPEN_CONNECT or error.errno != errno.EINVAL:
+                    raise
+                continue  # it isn't closed: connect() says so
             aside.append((socket.IPPROTO_TCP, option, value))
-            sock.setsockopt(socket.IPPROTO_TCP, option, harmless)
     return aside

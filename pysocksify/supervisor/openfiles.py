@@ -1,17 +1,23 @@
 """Which sockets programs have open, by proc(5)."""
 
+import errno
 import os
 
 
 def sockets_open(pids: list[int]) -> set[int]:
-    """The inodes of the sockets that any of the processes has open. What can't be read is passed over."""
+    """The inodes of the sockets that any of the processes has open. What can't be read is passed over.
+
+    OSError: nothing can be read, for want of descriptors.
+    """
     inodes = set()
     for pid in pids:
         folder = f"/proc/{pid}/fd"
         try:
             names = os.listdir(folder)
-        except OSError:  # it ended, or isn't ours to look into
-            continue
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+            continue  # it ended, or isn't ours to look into
         for name in names:
             try:
                 link = os.readlink(f"{folder}/{name}")
@@ -23,7 +29,7 @@ def sockets_open(pids: list[int]) -> set[int]:
 
 
 def descendants(root: int) -> list[int]:
-    """The processes below `root`, by their parents in /proc/PID/stat; not `root` itself."""
+    """The processes below `root`, by their parents in /proc/PID/stat; not `root` itself. OSError: as above."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -31,7 +37,9 @@ def descendants(root: int) -> list[int]:
                 with open(f"/proc/{name}/stat", "rb") as file:
                     # pid (comm) state ppid …; comm may hold anything, so look behind its last parenthesis
                     parent = int(file.read().rpartition(b")")[2].split()[1])
-            except OSError:
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    raise
                 continue
             children.setdefault(parent, []).append(int(name))
     found, frontier = [], [root]

@@ -130,7 +130,11 @@ class Responder:
     def _forward(self, message: bytes, server: str, family: int, reply: Callable[[bytes], None]) -> None:
         if len(message) < 12 or len(self._forwards) >= _FORWARDS:
             return
-        own = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            own = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        except OSError:  # no descriptor left
+            reply(failure(message))
+            return
         try:
             own.connect((server, DNS_PORT))
             own.send(message)

@@ -11,9 +11,10 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pysocksify.engines.seccomp import abi
 from pysocksify.engines.seccomp.filter import MSG_FASTOPEN
 from pysocksify.engines.seccomp.listener import Notification
 from pysocksify.engines.seccomp.memory import Memory
@@ -72,6 +73,7 @@ class Datagrams:
     def __init__(
         self,
         reactor: Reactor,
+        arch: abi.Architecture,
         supervisor: Supervisor,
         memory: Memory,
         numbered: Numbered,
@@ -79,7 +81,20 @@ class Datagrams:
         self._reactor = reactor
         self._supervisor = supervisor
         self._memory = memory
-        self._numbered = numbered
+        self.numbered = numbered
+        self.calls: dict[int | None, Callable[[Notification], None]] = {
+            arch.sendto: self.sendto,
+            arch.sendmsg: self.sendmsg,
+            arch.sendmmsg: self.sendmmsg,
+            arch.recvfrom: self.recvfrom,
+            arch.recvmsg: self.recvmsg,
+            arch.recvmmsg: self.recvmmsg,
+            arch.setsockopt: numbered.setsockopt,
+            arch.dup: numbered.dup,
+            arch.dup2: numbered.dup2,
+            arch.dup3: numbered.dup3,
+            arch.fcntl: numbered.fcntl,
+        }
         self._waiting: set[Receive] = set()
         self._signals = Signals()
         self._look: Timer | None = None
@@ -89,21 +104,21 @@ class Datagrams:
     def sendto(self, call: Notification) -> None:
         """sendto(2) with a name."""
         _, buffer, size, flags, name, name_size = call.args
-        sock = self._numbered.take(call)
+        sock = self.numbered.take(call)
         if sock is not None:
             with closing(sock):
                 call.answer(0, self._send(call, sock, flags, [(buffer, size)], name, integer(name_size)))
 
     def sendmsg(self, call: Notification) -> None:
         """sendmsg(2)."""
-        sock = self._numbered.take(call)
+        sock = self.numbered.take(call)
         if sock is not None:
             with closing(sock):
                 call.answer(0, self._send_message(call, sock, call.args[1], call.args[2]))
 
     def sendmmsg(self, call: Notification) -> None:
         """sendmmsg(2)."""
-        sock = self._numbered.take(call)
+        sock = self.numbered.take(call)
         if sock is None:
             return
         sent = 0
@@ -144,7 +159,7 @@ class Datagrams:
         if not call.waits():
             raise CallRefused(errno.EINTR)  # heard by nobody
         try:
-            return self._numbered.confined.send(call.tid, sock, data, flags & 0x7FFFFFFF & ~_NOT_SENT, sockaddr)
+            return self.numbered.confined.send(call.tid, sock, data, flags & 0x7FFFFFFF & ~_NOT_SENT, sockaddr)
         except BlockingIOError:
             if os.get_blocking(sock.fileno()) and not flags & socket.MSG_DONTWAIT:
                 raise CallRefused(errno.ENOBUFS) from None  # loopback takes or drops; nothing to wait for (send(2))
@@ -160,7 +175,7 @@ class Datagrams:
     def recvfrom(self, call: Notification) -> None:
         """recvfrom(2) with a name."""
         _, buffer, size, flags, name, name_length = call.args
-        sock = self._numbered.take(call)
+        sock = self.numbered.take(call)
         if sock is None:
             return
         with closing(sock):
@@ -172,14 +187,14 @@ class Datagrams:
 
     def recvmsg(self, call: Notification) -> None:
         """recvmsg(2)."""
-        sock = self._numbered.take(call)
+        sock = self.numbered.take(call)
         if sock is not None:
             with closing(sock):
                 self._begin(call, sock, [self._slot(call, call.args[1], False)], call.args[2])
 
     def recvmmsg(self, call: Notification) -> None:
         """recvmmsg(2): what is there once something is, as with MSG_WAITFORONE."""
-        sock = self._numbered.take(call)
+        sock = self.numbered.take(call)
         if sock is None:
             return
         with closing(sock):
@@ -260,7 +275,7 @@ class Datagrams:
         size = count = 0
         for slot in request.slots:
             try:
-                datagram = self._numbered.confined.receive(request.sock, flags)
+                datagram = self.numbered.confined.receive(request.sock, flags)
             except BlockingIOError:
                 break
             except OSError:

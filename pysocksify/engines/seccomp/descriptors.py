@@ -25,6 +25,15 @@ class Descriptors:
 
     def take(self, tid: int, fd: int) -> int:
         """A close-on-exec duplicate of a thread's descriptor. OSError: EBADF, ESRCH, EPERM, EMFILE."""
+        try:
+            return self._take(tid, fd)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._pidfds:
+                raise
+        self.close()  # what is kept only saves time
+        return self._take(tid, fd)
+
+    def _take(self, tid: int, fd: int) -> int:
         kept = self._pidfds.get(tid)
         if kept is not None:
             try:

@@ -12,16 +12,18 @@ from collections.abc import Callable
 from typing import cast
 
 from pysocksify.engines.seccomp import abi
-from pysocksify.engines.seccomp.datagrams import Datagrams
 from pysocksify.engines.seccomp.descriptors import Descriptors
 from pysocksify.engines.seccomp.filter import MSG_FASTOPEN, Numbers
 from pysocksify.engines.seccomp.listener import Notification
 from pysocksify.engines.seccomp.memory import MOST, Memory
-from pysocksify.engines.seccomp.numbered import Numbered
 from pysocksify.reactor import WRITE, Reactor, Ready, Steps
 from pysocksify.report import Report
 from pysocksify.supervisor.calls import CallRefused, program_of
 from pysocksify.supervisor.core import Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pysocksify.engines.seccomp.datagrams import Datagrams
 
 SOCKADDR_MOST = 128  # sizeof(struct sockaddr_storage): longer is EINVAL (move_addr_to_kernel() in net/socket.c)
 IOV_MOST = 1024  # UIO_MAXIOV
@@ -50,8 +52,8 @@ class Dispatch:
         self._report = report
         self._memory = Memory(arch)
         self._descriptors = Descriptors()
-        numbered = self._numbered = Numbered(supervisor, report, self._descriptors, numbers)
-        datagrams = self._datagrams = Datagrams(reactor, supervisor, self._memory, numbered)
+        self._numbers = numbers
+        self._datagrams: Datagrams | None = None
         self._calls: dict[int, Callable[[Notification], None]] = {
             arch.connect: self._connect,
             arch.getpeername: self._getpeername,
@@ -60,26 +62,34 @@ class Dispatch:
             arch.sendto: self._sendto,
             arch.sendmsg: self._sendmsg,
             arch.sendmmsg: self._sendmmsg,
-            arch.recvfrom: datagrams.recvfrom,
-            arch.recvmsg: datagrams.recvmsg,
-            arch.recvmmsg: datagrams.recvmmsg,
-            arch.setsockopt: numbered.setsockopt,
-            arch.dup: numbered.dup,
-            arch.dup3: numbered.dup3,
-            arch.fcntl: numbered.fcntl,
             abi.IO_URING_SETUP: supervisor.refuse_io_uring,
         }
-        if arch.dup2 is not None:
-            self._calls[arch.dup2] = numbered.dup2
+        self._arch = arch
 
     def received(self, notification: Notification) -> None:
         """Serve one call. Any failure refuses it."""
         try:
-            self._calls[notification.nr](notification)
+            self._calls.get(notification.nr, self._by_number)(notification)
         except CallRefused as refusal:
             notification.answer(refusal.errno)
         except OSError as failure:
             notification.answer(self._refusal(notification, failure))
+
+    def _by_number(self, notification: Notification) -> None:
+        """A call that was caught for its descriptor's number."""
+        if self._supervisor.confined is None:  # then nothing has such a number that could get out
+            notification.proceed()
+        else:
+            self._confinement().calls[notification.nr](notification)
+
+    def _confinement(self) -> "Datagrams":
+        if self._datagrams is None:
+            from pysocksify.engines.seccomp.datagrams import Datagrams  # here: few machines need it
+            from pysocksify.engines.seccomp.numbered import Numbered
+
+            numbered = Numbered(self._supervisor, self._report, self._descriptors, self._numbers)
+            self._datagrams = Datagrams(self._reactor, self._arch, self._supervisor, self._memory, numbered)
+        return self._datagrams
 
     def _refusal(self, notification: Notification, failure: OSError) -> int:
         """The errno for a call that can't be looked into."""
@@ -180,7 +190,7 @@ class Dispatch:
             if self._supervisor.confined is None:
                 notification.answer_descriptor(fd, bool(kind & socket.SOCK_CLOEXEC))
             else:
-                self._numbered.install(notification, fd, bool(kind & socket.SOCK_CLOEXEC))
+                self._confinement().numbered.install(notification, fd, bool(kind & socket.SOCK_CLOEXEC))
         finally:
             os.close(fd)
 
@@ -189,14 +199,14 @@ class Dispatch:
     def _sendto(self, notification: Notification) -> None:
         _, buffer, size, flags, name, name_length = notification.args
         if not flags & MSG_FASTOPEN:
-            self._datagrams.sendto(notification)
+            self._by_number(notification)
             return
         self._send(notification, flags, name, _int(name_length), [(buffer, size)], None)
 
     def _sendmsg(self, notification: Notification) -> None:
         _, header, flags, *_ = notification.args
         if not flags & MSG_FASTOPEN:
-            self._datagrams.sendmsg(notification)
+            self._by_number(notification)
             return
         name, name_length, iovecs = self._message(notification.tid, header)
         self._send(notification, flags, name, name_length, iovecs, None)
@@ -205,7 +215,7 @@ class Dispatch:
         """Only the first message is sent, as if the call had been interrupted after it: the program sends the rest."""
         _, headers, count, flags, *_ = notification.args
         if not flags & MSG_FASTOPEN:
-            self._datagrams.sendmmsg(notification)
+            self._by_number(notification)
             return
         if count & 0xFFFFFFFF == 0:
             notification.answer(0, 0)
@@ -259,8 +269,12 @@ class Dispatch:
                     notification.answer(error.errno or errno.EPIPE)
                     return
                 assert sent is not None
-                if msg_len is not None:
-                    self._memory.write(notification.tid, msg_len, struct.pack("=I", sent))
+                try:
+                    if msg_len is not None:
+                        self._memory.write(notification.tid, msg_len, struct.pack("=I", sent))
+                except OSError as failure:  # EFAULT; or it was killed meanwhile
+                    notification.answer(failure.errno or errno.EFAULT)
+                    return
                 notification.answer(0, sent if msg_len is None else 1)
 
             self._reactor.spawn(_send_all(connected, data, left), done)

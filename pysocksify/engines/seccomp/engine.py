@@ -7,7 +7,6 @@ listening yet.
 
 import _socket
 import os
-import resource
 import select
 
 from pysocksify.config import Config
@@ -37,7 +36,7 @@ class SeccompEngine:
     def before_fork(self) -> None:
         """Make the way by which the listener comes to the supervisor."""
         self._mine, self._targets = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        self._numbers = filter.Numbers.below(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._numbers = filter.Numbers.below(os.sysconf("SC_OPEN_MAX"))
         self._program = filter.program(self._arch, self._numbers)
 
     def in_target(self) -> None:

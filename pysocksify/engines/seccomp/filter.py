@@ -110,19 +110,7 @@ def program(arch: abi.Architecture, numbers: Numbers | None = None) -> bytes:
     a.jump(bpf.JUMP_EQUAL, socket.SOL_SOCKET, None, "pass")
     a.load(bpf.argument(2))
     a.jump(bpf.JUMP_EQUAL, socket.SO_ERROR, "catch", "pass")
-    a.label("socket")
-    a.load(bpf.argument(0))
-    for family in (socket.AF_UNIX, socket.AF_NETLINK, AF_ALG):
-        a.jump(bpf.JUMP_EQUAL, family, "pass")
-    a.jump(bpf.JUMP_EQUAL, socket.AF_INET, "inet")
-    a.jump(bpf.JUMP_EQUAL, socket.AF_INET6, "inet", "catch")
-    a.label("inet")
-    a.load(bpf.argument(1))
-    a.mask(0xF)  # the rest is SOCK_NONBLOCK and SOCK_CLOEXEC (socket(2))
-    a.jump(bpf.JUMP_EQUAL, socket.SOCK_STREAM, None, "catch")
-    a.load(bpf.argument(2))
-    a.jump(bpf.JUMP_EQUAL, 0, "pass")
-    a.jump(bpf.JUMP_EQUAL, socket.IPPROTO_TCP, "pass", "catch")
+    _socket(a)
     a.label("pass")
     a.ret(abi.RET_ALLOW)
     a.label("catch")
@@ -160,6 +148,22 @@ def _by_number(a: bpf.Assembler, numbers: Numbers) -> None:
     a.load(bpf.argument(0))
     a.jump(bpf.JUMP_GREATER_EQUAL, numbers.first, None, "pass")
     a.jump(bpf.JUMP_GREATER_EQUAL, numbers.end, "pass", "catch")
+
+
+def _socket(a: bpf.Assembler) -> None:
+    a.label("socket")
+    a.load(bpf.argument(0))
+    for family in (socket.AF_UNIX, socket.AF_NETLINK, AF_ALG):
+        a.jump(bpf.JUMP_EQUAL, family, "pass")
+    a.jump(bpf.JUMP_EQUAL, socket.AF_INET, "inet")
+    a.jump(bpf.JUMP_EQUAL, socket.AF_INET6, "inet", "catch")
+    a.label("inet")
+    a.load(bpf.argument(1))
+    a.mask(0xF)  # the rest is SOCK_NONBLOCK and SOCK_CLOEXEC (socket(2))
+    a.jump(bpf.JUMP_EQUAL, socket.SOCK_STREAM, None, "catch")
+    a.load(bpf.argument(2))
+    a.jump(bpf.JUMP_EQUAL, 0, "pass")
+    a.jump(bpf.JUMP_EQUAL, socket.IPPROTO_TCP, "pass", "catch")
 
 
 def _setsockopt(a: bpf.Assembler) -> None:

@@ -60,13 +60,17 @@ class Listener:
 
     def send(self, id: int, value: int, error: int, flags: int) -> bool:
         """Answer a notification. False: its caller is gone."""
-        try:
-            fcntl.ioctl(self.fd, abi.IOCTL_NOTIF_SEND, abi.RESPONSE.pack(id, value, error, flags))
-        except OSError as failure:
-            if failure.errno not in _GONE:
-                raise
-            return False
-        return True
+        response = abi.RESPONSE.pack(id, value, error, flags)
+        while True:
+            try:
+                fcntl.ioctl(self.fd, abi.IOCTL_NOTIF_SEND, response)
+            except InterruptedError:  # stopped and continued, while it waited for the filter's lock
+                continue
+            except OSError as failure:
+                if failure.errno not in _GONE:
+                    raise
+                return False
+            return True
 
     def send_descriptor(self, id: int, fd: int, flags: int) -> bool:
         """Install a descriptor in the target and answer with its number. False: the caller is gone.

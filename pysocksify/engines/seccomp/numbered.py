@@ -5,7 +5,9 @@ socket (`supervisor.confined`) is installed under a number of a range (`filter.N
 there, unless it's connected, or is refused. The filter catches what is done with these numbers. A descriptor there that
 is something else is the kernel's to serve: the call can't open a way out of it.
 
-Not caught: a descriptor that is passed on by SCM_RIGHTS arrives under another number. Plain sends on it stay on `lo`.
+Not caught: a socket that is passed on by SCM_RIGHTS arrives under another number. It can't ask for names there, and a
+plain send on it stays on `lo`; but a control message that names another interface does get a datagram out. The same
+goes for a program that swaps descriptors between our look and the kernel's. Where there are namespaces neither does.
 """
 
 import _socket
@@ -108,6 +110,8 @@ class Numbered:
                     os.readlink(f"/proc/{tid}/fd/{number}")
                 except FileNotFoundError:
                     return int(number)
+                except PermissionError as failure:  # a program that has made itself unreadable
+                    raise OSError(errno.EPERM, os.strerror(errno.EPERM)) from failure
         return None
 
     @property
@@ -118,9 +122,6 @@ class Numbered:
 
     def take(self, call: Notification) -> socket.socket | None:
         """Our duplicate of the UDP socket in argument 0; None: it's something else, and the kernel serves the call."""
-        if self._supervisor.confined is None:  # then there's nothing here that could get out
-            call.proceed()
-            return None
         fd = self._descriptors.take(call.tid, integer(call.args[0]))
         try:
             sock = cast(socket.socket, _socket.socket(fileno=fd))

@@ -1,0 +1,101 @@
+"""Programs in confinement: under the filter with a whole supervisor that has no namespaces, as root and as nobody."""
+
+import encodings.idna  # noqa: F401  (nobody can't read root's library: what sockets want late is loaded here)
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import addressof, create_string_buffer
+
+import dnslib  # noqa: F401
+import pytest
+
+from pysocksify import config
+from pysocksify.engines.seccomp import abi, datagrams, filter, numbered  # noqa: F401
+from pysocksify.engines.seccomp.dispatch import Dispatch
+from pysocksify.engines.seccomp.listener import Listener
+from pysocksify.linux import prctl, syscall
+from pysocksify.options import parse
+from pysocksify.reactor import Reactor
+from pysocksify.report import Report
+from pysocksify.supervisor.core import Kernel, Supervisor
+from tests.engines.filtered import ACCOUNTS, PATIENCE, Filtered, as_account, machine
+
+PR_SET_DUMPABLE = 4  # linux/prctl.h; a process that has changed its account is closed to others without it
+ARCH = machine()
+four, six = socket.AF_INET, socket.AF_INET6
+SERVER = ("192.0.2.53", 53)
+FIRST = "198.18.1.1"  # of the first name asked for
+QUERY = struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + b"\7example\3com\0" + struct.pack(">HH", 1, 1)
+ANSWER_SIZE = len(QUERY) + 16  # a compressed name, type, class, TTL, length and four bytes
+
+each_account = pytest.mark.parametrize("uid", ACCOUNTS)
+CONFINING = Kernel(enclosure=False)
+
+
+def serve(act: Callable[[], None], kernel: Kernel) -> list[str]:
+    """Run `act` in a child under the filter, with a supervisor, until nobody uses the filter; the lines it said."""
+    lines: list[str] = []
+    given = parse(["-p", "socks5://127.0.0.1:1", "true"])
+    assert given is not None
+    reactor = Reactor()
+
+    def too_long() -> None:
+        raise TimeoutError("the target didn't end")
+
+    with Filtered(act) as target:
+        report = Report(lines.append)
+        supervisor = Supervisor(reactor, config.load(given, {}), report, kernel, target.pid, set())
+        dispatch = Dispatch(reactor, ARCH, supervisor, report, filter.Numbers.below(filter.FD_SETSIZE))
+        timer = reactor.call_at(reactor.now() + PATIENCE, too_long)
+        listener = Listener(reactor, os.dup(target.fd), dispatch.received, reactor.stop)
+        target.close_listener()
+        reactor.run()
+        timer.cancel()
+        listener.close()
+        target.finish()
+    return lines
+
+
+def run(
+    uid: int,
+    act: Callable[[], None],
+    *,
+    said: str = "",
+    times: int = 1,
+    kernel: Kernel = CONFINING,
+) -> None:
+    """Run `act` in confinement, as an account; `said` is what the person must be told, that often."""
+
+    def all_of_it() -> None:
+        prctl(PR_SET_DUMPABLE, 1)
+        if not kernel.wait_killable:
+            abi.FILTER_FLAG_WAIT_KILLABLE_RECV = 0
+        lines = serve(act, kernel)
+        assert sum(said in line for line in lines) == times if said else not lines, lines
+
+    as_account(uid, all_of_it)
+
+
+@contextmanager
+def failing(number: int) -> Iterator[None]:
+    with pytest.raises(OSError) as caught:
+        yield
+    assert caught.value.errno == number
+
+
+def udp(family: int = four, kind: int = 0) -> socket.socket:
+    new = socket.socket(family, socket.SOCK_DGRAM | kind)
+    assert new.fileno() >= 768
+    return new
+
+
+def dissolve(sock: socket.socket) -> None:
+    sockaddr = create_string_buffer(16)
+    syscall(ARCH.connect, sock.fileno(), addressof(sockaddr), 16)
+
+
+def check(answer: bytes) -> None:
+    assert answer[:2] == QUERY[:2]
+    assert answer[-4:] == socket.inet_aton(FIRST)
