@@ -156,14 +156,14 @@ def test_errors_while_starting(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
 def test_ctrl_c_while_modules_are_loaded(tmp_path: Path, command: str) -> None:
     os.mkfifo(tmp_path / "fifo")
     code = f"""if True:
-        import sys
+        import sys, time
 
         class Slow:
             def find_spec(self, name, path=None, target=None):
                 if name in ("pysocksify.cli", "pysocksify.server"):
                     open({str(tmp_path / "fifo")!r})
-                    while True:
-                        pass
+                    for _ in range(1000):
+                        time.sleep(0.03)
 
         sys.meta_path.insert(0, Slow())
         from pysocksify.__main__ import {command}
