@@ -93,6 +93,7 @@ def run(
         finally:
             os._exit(exit_status)  # nothing of the caller's stack may run twice
     os.close(supervisors_fd)
+    engine.in_front()
     processes.let_go_of_callers_descriptors(standard=(0, 1), keep=write_fd)
     return _Front(argv[0], mine_fd, supervisor, write_line, write_fd, say).wait()
 

@@ -48,6 +48,8 @@ class Engine:
     def before_fork(self):
         self.lines, self.flood = int(os.environ.pop("LINES_AT_END", 0)), int(os.environ.pop("LINES_AT_START", 0))
         self.refusal = os.environ.pop("REFUSAL", "")
+    def in_front(self):
+        pass
     def in_target(self):
         if self.refusal:
             raise OSError(self.refusal)

@@ -76,6 +76,9 @@ class Engine(Protocol):
         Descriptors made here must be close-on-exec (Python's are): that is how they are told from the caller's.
         """
 
+    def in_front(self) -> None:
+        """In the front, after the fork: let go of what supervisor and target share."""
+
     def in_target(self) -> None:
         """In the target, right before exec: install the catching. OSError: it can't be done, the program isn't run.
 

@@ -52,6 +52,12 @@ def test_a_missing_program(account: Account) -> None:
     assert "no-such-program-anywhere" in done.err
 
 
+def test_inside_another_one(account: Account) -> None:
+    done = run(account, [*account.pysocksify, "-p", VIA, "true"])
+    assert done.status == 125
+    assert "catches calls already" in done.err
+
+
 def test_what_is_no_program(account: Account, folder: Path) -> None:
     file = folder / "no-program"
     file.touch(0o644)

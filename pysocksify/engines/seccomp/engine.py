@@ -6,6 +6,7 @@ listening yet.
 """
 
 import _socket
+import errno
 import os
 import select
 
@@ -39,15 +40,25 @@ class SeccompEngine:
         self._numbers = filter.Numbers.below(os.sysconf("SC_OPEN_MAX"))
         self._program = filter.program(self._arch, self._numbers)
 
+    def in_front(self) -> None:
+        """Let go of that way: the supervisor sees its end when the target's is closed everywhere."""
+        self._mine.close()
+        self._targets.close()
+
     def in_target(self) -> None:
         """Install the filter, hand the listener over and wait for the go-ahead."""
-        listener, killable = filter.install(self._arch, self._program)
+        self._mine.close()
+        try:
+            listener, killable = filter.install(self._arch, self._program)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise OSError(error.errno, "another pysocksify, or this container, catches calls already") from None
+            raise
         rights = listener.to_bytes(4, "little")
         self._targets.sendmsg(
             [KILLABLE if killable else PLAIN], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)]
         )
         os.close(listener)
-        self._mine.close()
         if self._targets.recv(1) != b"g":
             raise OSError(0, "the supervisor is gone")
 
