@@ -39,7 +39,8 @@ def connect(fd: int, sockaddr: bytes) -> int:
 def dissolve(fd: int) -> None:
     """connect(2) with AF_UNSPEC: the socket is unconnected again. A socket that can't be dissolved stays as it is."""
     error = connect(fd, AF_UNSPEC_SOCKADDR)
-    if error not in (0, errno.EINVAL, errno.EAFNOSUPPORT):
+    # EBUSY: another thread waits in a call on it (tcp_disconnect() of Linux 6.4 to 6.6)
+    if error not in (0, errno.EINVAL, errno.EAFNOSUPPORT, errno.EBUSY):
         raise OSError(error, os.strerror(error))
 
 

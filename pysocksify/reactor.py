@@ -369,8 +369,21 @@ class Threads:
         self._pending += 1
         self._jobs.put((function, callback))
         if self._pending > self._count and self._count < BLOCKING_CALLS_AT_ONCE:
-            self._count += 1
-            Thread(target=self._work, daemon=True).start()
+            try:
+                Thread(target=self._work, daemon=True).start()
+            except RuntimeError:  # RLIMIT_NPROC, pids.max
+                if not self._count:
+                    self._fail_all()
+            else:
+                self._count += 1
+
+    def _fail_all(self) -> None:
+        """Nobody will ever do what is queued."""
+        while not self._jobs.empty():
+            job = self._jobs.get()
+            if job is not None:
+                self._answers.append((job[1], None, BlockingIOError(errno.EAGAIN, "no thread can be started")))
+        os.eventfd_write(self._event, 1)
 
     def close(self) -> None:
         """Let the threads end, each after the call that it is in; no callback is called any more."""

@@ -195,6 +195,26 @@ class TestThreads:
         reactor.run()
         assert count == 100
 
+    def test_none_can_be_started(self, reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """RLIMIT_NPROC is reached: the call fails, the loop goes on."""
+
+        def start(self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        answers: list[BaseException | None] = []
+
+        def answered(value: Any, error: BaseException | None) -> None:
+            answers.append(error)
+            reactor.stop()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            reactor.in_thread(lambda: 42, answered)
+            reactor.run()
+        reactor.in_thread(lambda: 42, answered)
+        reactor.run()
+        assert [type(each) for each in answers] == [BlockingIOError, type(None)]
+
 
 class TestTasks:
     def test_waits_and_returns(self, reactor: Reactor, pair: Pair) -> None:

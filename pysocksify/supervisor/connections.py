@@ -168,7 +168,7 @@ class Connections:
         try:
             self._begin(connection, call, then, blocking, limit)
         except OSError:
-            self._pending.discard(connection)
+            self._settle(connection)
             self._all.pop(cookie, None)
             raise
 

@@ -139,8 +139,8 @@ class Supervisor:
         plan = self._plans.get(sockaddr) or self._plan(sockaddr)
         error = 0
         if plan is None or family != sock.family:
-            # sizeof(struct sockaddr_in); SIN6_LEN_RFC2133
-            error = errno.EAFNOSUPPORT if len(sockaddr) >= (16 if sock.family == socket.AF_INET else 24) else errno.EINVAL
+            least = 16 if sock.family == socket.AF_INET else 24  # sizeof(struct sockaddr_in); SIN6_LEN_RFC2133
+            error = errno.EAFNOSUPPORT if len(sockaddr) >= least else errno.EINVAL
         elif is_connected(sock):
             error = errno.EISCONN
         elif plan.dial is None:

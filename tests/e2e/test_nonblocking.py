@@ -229,3 +229,9 @@ def test_a_socket_can_be_used_again(
     assert int(done.values["refused"]) == errno.ECONNREFUSED, done
     assert done.values["connect"] == "0", done
     assert town.EXIT in done.out, done
+
+
+def test_memory_that_cant_be_written(user_account: Account, wrap: Wrap, place: PlaceOf, servers: Servers) -> None:
+    """The program's mistake is its own: EFAULT, and the supervisor goes on."""
+    done = behaviour(wrap, place, user_account, "unwritable", via=servers("bundled").url("socks5"))
+    assert done.values == {"send": str(errno.EFAULT), "connect": "0"}, done

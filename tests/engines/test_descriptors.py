@@ -2,10 +2,12 @@
 
 import errno
 import os
+import resource
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -131,3 +133,27 @@ def test_a_kept_one_whose_thread_is_gone_is_let_go(descriptors: Descriptors, soc
     with pytest.raises(ProcessLookupError):
         descriptors.take(process.pid, 0)
     assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+def test_what_is_kept_makes_room(descriptors: Descriptors, sock: socket.socket) -> None:
+    """A hard limit below what is kept: the supervisor would refuse all connections from then on."""
+    processes = [program(sock) for _ in range(4)]
+    for process in processes[:3]:
+        os.close(descriptors.take(process.pid, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    filling: list[int] = []
+    taken = -1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                filling.append(os.dup(0))
+        taken = descriptors.take(processes[3].pid, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in filling:
+            os.close(fd)
+    assert cookie(taken) == cookie(sock.fileno())
+    os.close(taken)
+    for process in processes:
+        end(process)

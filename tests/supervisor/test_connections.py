@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import pytest
 
@@ -17,7 +18,9 @@ from pysocksify.errors import DialError
 from pysocksify.reactor import READ, Ready, Steps
 from pysocksify.route.chain import Chain, ChainState, Proxy
 from pysocksify.supervisor import connections as module
+from pysocksify.supervisor import hold as holding
 from pysocksify.supervisor.connections import Dial, State, cookie_of, is_connected
+from pysocksify.supervisor.hold import TCP_FASTOPEN_CONNECT
 from tests.supervisor.connecting import (
     CLOSE,
     DESTINATION,
@@ -387,6 +390,94 @@ class TestTheProgramsOwnFault:
         lab.run_until(lambda: call.answers)
         assert call.answers == [errno.EISCONN]
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+    @pytest.mark.parametrize("blocking", [True, False])
+    def test_a_socket_that_listens_with_fast_open(self, lab: Lab, blocking: bool) -> None:
+        """TCP_FASTOPEN_CONNECT can't be set aside there; nothing of the attempt is left behind."""
+        sock = lab.sock(blocking=blocking)
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        for _ in range(2):
+            assert lab.connect(sock, self.dial(lab)[1]).answers == [errno.EISCONN]
+        assert lab.connections.pending == 0
+
+
+OPTIONS = [
+    (socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1),
+    (socket.IPPROTO_TCP, socket.TCP_CORK, 1),
+    (socket.SOL_SOCKET, socket.SO_RCVLOWAT, 100),
+]
+
+
+class TestOptionsInTheWay:
+    """Options of the program's that would spoil the handshakes on its own socket are set aside meanwhile."""
+
+    @pytest.mark.parametrize("option", OPTIONS)
+    def test_they_are_back_when_it_stands(self, lab: Lab, option: tuple[int, int, int]) -> None:
+        level, name, value = option
+        sock = lab.sock(blocking=True)
+        sock.setsockopt(level, name, value)
+        call = lab.connect(sock, lab.through(gate=True))
+        lab.run_until(lambda: lab.entered)
+        assert sock.getsockopt(level, name) != value
+        lab.open_gate()
+        lab.run_until(lambda: call.answers)
+        assert call.answers == [0]
+        if name != TCP_FASTOPEN_CONNECT:  # which means nothing on a connected socket, and can't be set there
+            assert sock.getsockopt(level, name) == value
+
+    @pytest.mark.parametrize("option", OPTIONS)
+    def test_they_are_back_when_it_failed(self, lab: Lab, option: tuple[int, int, int]) -> None:
+        level, name, value = option
+        sock = lab.sock(blocking=True)
+        sock.setsockopt(level, name, value)
+        call = lab.connect(sock, lab.through(UNREACHABLE))
+        lab.run_until(lambda: call.answers)
+        assert sock.getsockopt(level, name) == value
+
+    @pytest.mark.parametrize("option", OPTIONS[1:])
+    def test_they_are_back_when_the_program_dissolved_it(self, lab: Lab, option: tuple[int, int, int]) -> None:
+        level, name, value = option
+        sock = lab.sock(blocking=True)
+        sock.setsockopt(level, name, value)
+        lab.connect(sock, lab.through(gate=True))
+        connection = lab.connections.find(sock)
+        assert connection is not None
+        lab.connections.forget(connection)
+        assert sock.getsockopt(level, name) == value
+
+
+class TestNoDescriptorLeft:
+    """The supervisor has as many descriptors as its hard limit allows, which may be few."""
+
+    @pytest.mark.parametrize("blocking", [True, False])
+    def test_the_first_hold(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, blocking: bool) -> None:
+        def none_left() -> NoReturn:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        lab.connections._holds = None
+        monkeypatch.setattr(holding, "Holds", none_left)
+        sock = lab.sock(blocking=blocking)
+        if blocking:  # so that it's held
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("=qq", 5, 0))
+        call = lab.connect(sock, lab.through())
+        assert call.answers == [errno.ENOBUFS]
+        assert lab.connections.pending == 0
+        assert lab.connections.find(sock) is None
+
+    def test_a_send_that_connects(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        def none_left(fd: int) -> NoReturn:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        sock = lab.sock(blocking=True)
+        then = lambda connected: pytest.fail("there's no descriptor for it")  # noqa: E731
+        call = lab.connect(sock, lab.through(gate=True), then=then)
+        lab.open_gate()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup", none_left)
+            lab.run_until(lambda: call.answers)
+        assert call.answers == [errno.ENOBUFS]
 
 
 @pytest.mark.parametrize(

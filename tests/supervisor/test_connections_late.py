@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -245,6 +246,35 @@ class TestSweep:
         lab.open_gate()
         lab.run_until(lambda: call.answers)
         assert (gone.answers, call.answers) == ([], [0])
+
+    def test_a_socket_on_its_way_to_a_program_fails_there(self, lab: Lab) -> None:
+        """No program has it open; whoever receives it must not wait for an outcome that never comes."""
+        sock = lab.sock(blocking=False)
+        ours, theirs = socket.socketpair()
+        lab.programs = []
+        lab.connect(sock, lab.through(gate=True))
+        socket.send_fds(ours, [b"x"], [sock.fileno()])
+        sock.close()
+        lab.run_until(lambda: not lab.connections.pending)
+        _, (fd,), _, _ = socket.recv_fds(theirs, 1, 1)
+        with ours, theirs, socket.socket(fileno=fd) as received:
+            assert poll(received) & select.POLLHUP
+
+    def test_nothing_is_given_up_when_nothing_can_be_looked_at(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a descriptor for /proc."""
+
+        def none_left(pids: list[int]) -> NoReturn:
+            looks.append(pids)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        looks: list[list[int]] = []
+        monkeypatch.setattr(module, "sockets_open", none_left)
+        sock = lab.sock(blocking=False)
+        lab.connect(sock, lab.through(gate=True))
+        lab.run_until(lambda: len(looks) > 2)
+        assert lab.connections.pending == 1
+        lab.open_gate()
+        lab.end(sock)
 
     def test_the_sweep_ends_with_the_last_pending_connection(self, lab: Lab) -> None:
         sock = lab.sock(blocking=False)

@@ -15,6 +15,7 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -277,6 +278,22 @@ static int child_of_vfork(void)
 	return status ? 0 : get(fd, "target");
 }
 
+/* A sendmmsg(2) that connects, whose msg_len can't be written; and what a socket after it sees. */
+static int unwritable(void)
+{
+	struct iovec data = {(void *)request, sizeof request - 1};
+	struct mmsghdr *message = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	message->msg_hdr.msg_name = &destination;
+	message->msg_hdr.msg_namelen = sizeof destination;
+	message->msg_hdr.msg_iov = &data;
+	message->msg_hdr.msg_iovlen = 1;
+	mprotect(message, 4096, PROT_READ);
+	printf("send=%d\n", answer(sendmmsg(tcp(0), message, 1, MSG_FASTOPEN)));
+	printf("connect=%d\n", reach(tcp(0)));
+	return 0;
+}
+
 /* posix_spawn of this very program with an empty environment. */
 static int spawned(void)
 {
@@ -313,6 +330,8 @@ int main(int argc, char **argv)
 	destination.sin_port = htons((uint16_t)atoi(argv[3]));
 	if (!strncmp(what, "fastopen-send", 13))
 		return fast_open(what + 9);
+	if (!strcmp(what, "unwritable"))
+		return unwritable();
 	if (!strcmp(what, "fastopen-connect"))
 		return fast_open_connect();
 	if (!strcmp(what, "sndtimeo"))
