@@ -50,6 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     except PysocksifyError as error:
         _say(str(error))
         return error.exit_status
+    except BrokenPipeError:  # whoever reads --help has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return USAGE_STATUS
+    except OSError as error:  # standard output is full, or there is no process, descriptor or memory left to be had
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _say(error.strerror or str(error))
+        return USAGE_STATUS
 
 
 def _run(settings: config.Config, command: list[str]) -> "NoReturn":
@@ -100,7 +107,11 @@ def _ask_click(words: list[str]) -> Options | int:
         message = error.format_message().rstrip(".")
         _say(f"{message[:1].lower()}{message[1:]} (pysocksify --help shows the options)")
         return USAGE_STATUS
-    return answer if isinstance(answer, (int, Options)) else 0
+    if isinstance(answer, Options):
+        return answer
+    if sys.stdout is not None:
+        sys.stdout.flush()  # here, not at exit: it may fail
+    return answer if isinstance(answer, int) else 0
 
 
 def _command() -> "click.Command":

@@ -70,6 +70,16 @@ def test_standard_error_may_be_closed(environ: dict[str, str]) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (125, b"", b"")
 
 
+@pytest.mark.parametrize("module", ["pysocksify", "pysocksify.server.cli"])
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_standard_output_may_be_full_or_closed(environ: dict[str, str], module: str, option: str) -> None:
+    name = "pysocksify" if module == "pysocksify" else "pysocksify-server"
+    for redirection, ends in ((">/dev/full", (125, f"{name}: No space left on device\n")), (">&-", (0, ""))):
+        command = f"exec {sys.executable} -m {module} {option} {redirection}"
+        result = subprocess.run(command, shell=True, env=environ, stderr=subprocess.PIPE, text=True, timeout=30)
+        assert (result.returncode, result.stderr) == ends
+
+
 COMPLETIONS = [
     ("pysocksify --emb", 1, "plain,--embedded"),
     ("pysocksify --mode r", 2, "plain,random\nplain,round_robin"),

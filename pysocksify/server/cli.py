@@ -29,6 +29,8 @@ def main() -> None:
         fail(error.format_message())
     except PysocksifyError as error:
         fail(str(error))
+    except OSError as error:  # standard output or error is full, or no descriptor is left
+        fail(error.strerror or str(error))
 
 
 def fail(reason: str) -> None:
