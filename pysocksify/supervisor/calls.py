@@ -9,6 +9,7 @@ import os
 from typing import Protocol
 
 ERESTARTSYS = 512  # linux/errno.h; never seen by a program that has a signal to take
+OTHERS_LOOKED_AT = 4  # threads of a process, for a stop; all are in it but for those in the middle of a disk's answer
 LOOK_INTERVAL = 0.02  # seconds between looks at pending signals: below what a person at a keyboard notices
 
 
@@ -51,10 +52,14 @@ class Signals:
         A signal of the thread's own (SigPnd) counts at once. One that is pending for the whole process (ShdPnd) may be
         another thread's to take: it counts when it is still there at the second look, and for one thread of a process
         at a time, the leader first, as the kernel prefers it (complete_signal() in kernel/signal.c).
+
+        A stop (Ctrl-Z) is pending for one thread only, and the process isn't stopped before all others have joined it
+        (do_signal_stop()): when another thread stands, the waiting ones must go.
         """
         found: set[int] = set()
         shared: set[int] = set()
         served: set[int] = set()
+        stopping: dict[int, bool] = {}
         looked_at = [(tid, _masks(tid)) for tid in tids]
         for tid, masks in sorted(looked_at, key=lambda each: each[0] != each[1]["Tgid"]):
             heard = ~(masks["SigBlk"] | masks["SigIgn"])
@@ -65,6 +70,12 @@ class Signals:
                 process = int(masks["Tgid"])
                 if tid in self._shared_before and process not in served:
                     served.add(process)
+                    found.add(tid)
+            elif masks["Threads"] > 1 and not masks["State"]:
+                process = masks["Tgid"]
+                if process not in stopping:
+                    stopping[process] = _is_stopping(process, set(tids))
+                if stopping[process]:
                     found.add(tid)
         self._shared_before = shared
         return found
@@ -88,9 +99,22 @@ def _process_of(tid: int) -> int:
     return _masks(tid)["Tgid"] or tid
 
 
+def _is_stopping(process: int, waiting: set[int]) -> bool:
+    """Whether a thread of the process that doesn't wait for us stands."""
+    try:
+        tids = [int(name) for name in os.listdir(f"/proc/{process}/task")]
+    except OSError:
+        return False
+    others = [tid for tid in tids if tid not in waiting]
+    return any(_masks(tid)["State"] for tid in others[:OTHERS_LOOKED_AT])
+
+
 def _masks(tid: int) -> dict[str, int]:
-    """Tgid and the signal masks of /proc/TID/status (proc_pid_status(5)); zeros for a thread that is gone."""
-    masks = {"Tgid": 0, "SigPnd": 0, "ShdPnd": 0, "SigBlk": 0, "SigIgn": 0}
+    """Tgid, Threads and the signal masks of /proc/TID/status (proc_pid_status(5)); zeros for a thread that is gone.
+
+    State is 1 for a thread that is stopped by a signal.
+    """
+    masks = {"State": 0, "Tgid": 0, "Threads": 0, "SigPnd": 0, "ShdPnd": 0, "SigBlk": 0, "SigIgn": 0}
     try:
         fd = os.open(f"/proc/{tid}/status", os.O_RDONLY)
     except OSError:
@@ -104,6 +128,8 @@ def _masks(tid: int) -> dict[str, int]:
     for line in text.split(b"\n"):
         key, _, value = line.partition(b":")
         name = key.decode()
-        if name in masks:
-            masks[name] = int(value, 10 if name == "Tgid" else 16)
+        if name == "State":
+            masks[name] = int(value.strip().startswith(b"T"))
+        elif name in masks:
+            masks[name] = int(value, 10 if name in ("Tgid", "Threads") else 16)
     return masks

@@ -235,3 +235,22 @@ def test_memory_that_cant_be_written(user_account: Account, wrap: Wrap, place: P
     """The program's mistake is its own: EFAULT, and the supervisor goes on."""
     done = behaviour(wrap, place, user_account, "unwritable", via=servers("bundled").url("socks5"))
     assert done.values == {"send": str(errno.EFAULT), "connect": "0"}, done
+
+
+def test_a_stop_while_another_thread_connects(
+    user_account: Account, wrap: Wrap, place: PlaceOf, scripted_proxy: Scripted
+) -> None:
+    """Ctrl-Z gives the prompt back at once, not when the chain stands; and the connection goes on after `fg`."""
+    proxy = scripted_proxy(Script(delay=2.0))
+    done = behaviour(wrap, place, user_account, "stopped", via=proxy.url())
+    assert done.values["stopped"] == "1"
+    assert float(done.values["after"]) < 1.0
+    assert done.values["connect"] == "0", done
+
+
+def test_a_program_that_nobody_may_look_into(
+    user_account: Account, wrap: Wrap, place: PlaceOf, servers: Servers
+) -> None:
+    """PR_SET_DUMPABLE: what only asks is the kernel's to answer, what connects is refused."""
+    done = behaviour(wrap, place, user_account, "closed", via=servers("bundled").url("socks5"))
+    assert done.values == {"connect": "0", "peer": "0", "error": "0", "again": str(errno.EACCES)}, done

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pysocksify.linux import syscall
+from pysocksify.supervisor import calls as module
 from pysocksify.supervisor.calls import Signals, process_of, program_of
 
 TGKILL = {"x86_64": 234, "aarch64": 131}[platform.machine()]
@@ -125,6 +126,27 @@ def test_one_thread_of_a_process_takes_its_signal_the_first_thread_before_others
     assert len(tids) == 2
     assert looks == [set(), {process.pid}]
     assert others == [set(), {tids[1]}]
+
+
+def test_a_stop_is_for_all_threads_of_a_process() -> None:
+    """As a shell sees it: the process is stopped once the last thread is, also one that was held in a call."""
+    program = (
+        "import threading, os, time\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "print(flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process = subprocess.Popen([os.path.realpath("/proc/self/exe"), "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    tids = sorted(int(name) for name in os.listdir(f"/proc/{process.pid}/task"))
+    assert not module._is_stopping(process.pid, {tids[1]})
+    os.kill(process.pid, signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+    assert module._is_stopping(process.pid, {tids[1]})
+    assert not module._is_stopping(process.pid, set(tids)), "those that wait for us are looked at by their signals"
+    end(process)
+    assert not module._is_stopping(process.pid, {tids[1]})
 
 
 def test_a_thread_that_is_gone() -> None:

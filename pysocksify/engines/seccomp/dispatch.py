@@ -148,11 +148,23 @@ class Dispatch:
         else:
             notification.proceed()
 
+    def _asked_about(self, notification: Notification) -> socket.socket | None:
+        """Our duplicate for a call that only asks; None: the kernel has been let answer, since it can't be had."""
+        try:
+            return self._duplicate(notification)
+        except OSError as failure:
+            if failure.errno not in (errno.EPERM, errno.EMFILE, errno.ENFILE):
+                raise
+            notification.proceed()
+            return None
+
     def _getsockopt(self, notification: Notification) -> None:
         if not self._supervisor.failures_kept:
             notification.proceed()
             return
-        sock = self._duplicate(notification)
+        sock = self._asked_about(notification)
+        if sock is None:
+            return
         error = self._supervisor.so_error(sock) if sock.family in INET else None
         sock.close()
         if error is None:
@@ -168,7 +180,9 @@ class Dispatch:
         notification.answer(0)
 
     def _getpeername(self, notification: Notification) -> None:
-        sock = self._duplicate(notification)
+        sock = self._asked_about(notification)
+        if sock is None:
+            return
         sockaddr = self._supervisor.peer(sock) if sock.family in INET else None
         sock.close()
         if sockaddr is None:

@@ -11,11 +11,13 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -294,6 +296,50 @@ static int unwritable(void)
 	return 0;
 }
 
+static void *reaching(void *fd)
+{
+	return (void *)(long)reach(*(int *)fd);
+}
+
+/* Stops a child whose other thread is in connect(): how long until it's stopped, and what the connect() says after. */
+static int stopped(void)
+{
+	int status, fd = tcp(0);
+	double start;
+	pid_t child = fork();
+
+	if (!child) {
+		pthread_t thread;
+		void *error;
+
+		pthread_create(&thread, NULL, reaching, &fd);
+		pthread_join(thread, &error);
+		_exit((int)(long)error);
+	}
+	usleep(200000);
+	start = now();
+	kill(child, SIGSTOP);
+	waitpid(child, &status, WUNTRACED);
+	printf("stopped=%d after=%.3f\n", WIFSTOPPED(status), now() - start);
+	kill(child, SIGCONT);
+	waitpid(child, &status, 0);
+	printf("connect=%d\n", status);
+	return 0;
+}
+
+/* getpeername() and SO_ERROR of a program that nobody may look into. */
+static int closed(void)
+{
+	struct sockaddr_in peer;
+	socklen_t size = sizeof peer;
+	int fd = tcp(0), error = reach(fd);
+
+	prctl(PR_SET_DUMPABLE, 0);
+	printf("connect=%d peer=%d", error, answer(getpeername(fd, (struct sockaddr *)&peer, &size)));
+	printf(" error=%d again=%d\n", so_error(fd), reach(tcp(0)));
+	return 0;
+}
+
 /* posix_spawn of this very program with an empty environment. */
 static int spawned(void)
 {
@@ -330,6 +376,10 @@ int main(int argc, char **argv)
 	destination.sin_port = htons((uint16_t)atoi(argv[3]));
 	if (!strncmp(what, "fastopen-send", 13))
 		return fast_open(what + 9);
+	if (!strcmp(what, "stopped"))
+		return stopped();
+	if (!strcmp(what, "closed"))
+		return closed();
 	if (!strcmp(what, "unwritable"))
 		return unwritable();
 	if (!strcmp(what, "fastopen-connect"))
