@@ -13,8 +13,9 @@ CAUSES_REMEMBERED = 4096  # as many different problems are said; a port scan mus
 class Report:
     """A sink of lines. `verbosity`: -1 only what ends the run, 0 problems, 1 connections too, 2 everything."""
 
-    def __init__(self, write: Callable[[str], None], verbosity: int = NORMAL) -> None:
+    def __init__(self, write: Callable[[str], None], verbosity: int = NORMAL, name: str = "pysocksify") -> None:
         self._write = write
+        self._name = name
         self.verbosity = verbosity
         self._said: set[str] = set()
 
@@ -25,7 +26,7 @@ class Report:
         if len(self._said) >= CAUSES_REMEMBERED:
             return
         self._said.add(key)
-        self._write(f"pysocksify: {text}")
+        self._write(f"{self._name}: {text}")
 
     def connection(self, text: str) -> None:
         """One line for one connection, with the time of day."""

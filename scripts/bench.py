@@ -5,6 +5,7 @@ the rounds are shown. The target accepts and closes, on loopback; microsocks sta
 """
 
 import argparse
+import os
 import socket
 import statistics
 import subprocess
@@ -121,6 +122,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail when an aim is missed")
     check: bool = parser.parse_args().check
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed pysocksify is compiled already
     starts = start_up()
     table("Start-up", "ms", starts, "python -c pass")
     port = free_port()

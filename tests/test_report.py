@@ -35,6 +35,12 @@ def test_what_is_said(verbosity: int, said: list[str]) -> None:
     assert lines(verbosity) == said
 
 
+def test_whose_problem_it_is() -> None:
+    said: list[str] = []
+    Report(said.append, name="pysocksify-server").problem("key", "something is wrong")
+    assert said == ["pysocksify-server: something is wrong"]
+
+
 def test_a_problem_is_said_once_for_each_key() -> None:
     said: list[str] = []
     report = Report(said.append)

@@ -109,7 +109,7 @@ def command(
         dial_timeout=timeout,
     )
     addresses = [parse_listen(text) for text in listen]
-    report = Report(line_writer(log_file), QUIET if quiet else min(verbose, DEBUG))
+    report = Report(line_writer(log_file), QUIET if quiet else min(verbose, DEBUG), NAME)
     run(addresses, settings, report)
 
 
