@@ -4,6 +4,7 @@ import ctypes
 import encodings.idna  # noqa: F401  (nobody can't read root's library: what connect() wants late is loaded here)
 import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -354,3 +355,20 @@ def test_root_needs_no_user_namespace() -> None:
         assert answer_one(enclosure, four) == "192.0.2.53"
 
     as_account(os.geteuid(), act)
+
+
+@each_account
+def test_no_descriptor_left(uid: int) -> None:
+    """What the maker sends is then lost: EMFILE, as socket(2) has it, and it goes on."""
+
+    def act() -> None:
+        enclosure = Enclosure.open(ipv6=True)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        with pytest.raises(OSError) as caught:
+            enclosure.socket(four, socket.SOCK_DGRAM, 0)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert caught.value.errno == errno.EMFILE
+        os.close(enclosure.socket(four, socket.SOCK_DGRAM, 0))
+
+    as_account(uid, act)

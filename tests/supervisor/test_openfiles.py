@@ -1,10 +1,12 @@
 """Which sockets programs have open, and which programs there are below one."""
 
+import errno
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -84,3 +86,15 @@ def test_a_program_may_be_called_anything(tmp_path: Path, name: str) -> None:
 
 def test_no_process_has_this_id() -> None:
     assert descendants(1 << 30) == []
+
+
+@pytest.mark.parametrize("look", [lambda: sockets_open([os.getpid()]), lambda: descendants(os.getpid())])
+def test_no_descriptor_to_look_with(look: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing found would mean that nothing is open."""
+
+    def none_left(path: str) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "listdir", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        look()

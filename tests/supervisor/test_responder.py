@@ -1,5 +1,6 @@
 """The responder, live: programs with resolvers of their own ask it in the enclosure, and by TCP on loopback."""
 
+import errno
 import os
 import select
 import shutil
@@ -10,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -371,3 +372,18 @@ def test_system_mode_asks_the_server_that_was_meant() -> None:
     assert unanswered == a_query("silent.example")
     assert (answer, source) == (b"\0\x09the answer", ("127.0.77.53", 53))
     assert (failed[:2], failed[3] & 15) == (b"\0\x0a", 2)
+
+
+def test_system_mode_without_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*arguments: int) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    place = Place("system")
+    answers: list[bytes] = []
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", none_left)
+            place.responder.query(a_query("www.example", 9), "127.0.77.53", socket.AF_INET, answers.append)
+    finally:
+        place.close()
+    assert [(answer[:2], answer[3] & 15) for answer in answers] == [(b"\0\x09", 2)]
