@@ -1,5 +1,6 @@
 """The command `pysocksify-server`."""
 
+import os
 import resource
 import signal
 import socket
@@ -30,6 +31,7 @@ def main() -> None:
     except PysocksifyError as error:
         fail(str(error))
     except OSError as error:  # standard output or error is full, or no descriptor is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what waits to be written would fail again at exit
         fail(error.strerror or str(error))
 
 
