@@ -33,7 +33,7 @@ from pysocksify.address import Address
 from pysocksify.linux import connect
 from pysocksify.reactor import READ, Reactor
 from pysocksify.supervisor.calls import CallRefused
-from pysocksify.supervisor.connections import cookie_of
+from pysocksify.supervisor.connection import cookie_of
 
 DNS_PORT = 53
 DATAGRAM = 65535  # no UDP datagram is longer (RFC 768)

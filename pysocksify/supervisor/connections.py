@@ -1,13 +1,7 @@
 """The target's connections, from connect() until they stand: direct or held, with the calls that wait for them.
 
 Theory of operation. A connection is known by its socket's SO_COOKIE, which stays the same through dup(), fork() and
-SCM_RIGHTS and is never used again. Its states:
-
-    DIALLING   the direct path: the target's own socket is being connected; blocking calls wait
-    HELD       the socket is in SYN_SENT on the hold address, the dial goes on beside it; calls may wait
-    RELEASED   the held socket stands; the kernel still owes the program one 0 for its connect()
-    UP         it stands
-    FAILED     the dial failed while nobody waited: the errno is told by SO_ERROR or the next connect()
+SCM_RIGHTS and is never used again. Its states stand in `connection`.
 
 Until the outcome the connection owns a duplicate of the program's descriptor. While that is open the program's
 close() doesn't close, so it's closed as soon as the state is RELEASED, UP or FAILED, and holds are given up whose
@@ -21,77 +15,32 @@ after the program gave the socket up.
 import errno
 import os
 import socket
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import Any
 
 from pysocksify.address import Address
-from pysocksify.dial.transport import OwnSocket, Transport
+from pysocksify.dial.transport import OwnSocket
 from pysocksify.errors import DialError
 from pysocksify.linux import connect, dissolve
 from pysocksify.reactor import WRITE, Reactor, Ready, Steps, Task, Timer
 from pysocksify.supervisor import hold as holding
 from pysocksify.supervisor.calls import ERESTARTSYS, LOOK_INTERVAL, Call, Signals
+from pysocksify.supervisor.connection import (
+    Connection,
+    Dial,
+    State,
+    Then,
+    Waiter,
+    Way,
+    cookie_of,
+    is_connected,
+    send_timeout,
+)
 from pysocksify.supervisor.direct import DoesNotFit, OwnFault, TargetSocket
 from pysocksify.supervisor.openfiles import sockets_open
 
-SO_COOKIE = 57
-TCP_SYN_SENT, TCP_CLOSE, TCP_LISTEN = 2, 7, 10  # net/tcp_states.h
-NO_TIMEOUT = bytes(16)  # struct timeval
 RELEASE_TIME = 10.0  # seconds; a simultaneous open on loopback takes 20 µs, and a stopped machine not for ever
 SWEEP_INTERVAL = 1.0
 PEERS_REMEMBERED = 65536  # as many connections at once as a process may have files (nr_open is larger, its use isn't)
-
-Way = tuple[object, ...]
-"""The hops of a connection, or the word for none; for the log."""
-
-Dial = Callable[[Transport], Steps[Way]]
-"""How to connect a transport to a destination."""
-
-Then = Callable[[socket.socket], None]
-"""What answers a call with the connected socket, in place of a plain 0: a send that connects."""
-
-
-class State(Enum):
-    """Where a connection stands; see the module's text."""
-
-    DIALLING = auto()
-    HELD = auto()
-    RELEASED = auto()
-    UP = auto()
-    FAILED = auto()
-
-
-@dataclass(slots=True)
-class Waiter:
-    """A call that waits for a connection."""
-
-    call: Call
-    then: Then | None = None
-    timer: Timer | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Connection:
-    """One connection of the target's."""
-
-    cookie: bytes
-    destination: Address
-    sockaddr: bytes
-    dial: Dial
-    started: float
-    tid: int
-    sock: socket.socket | None
-    state: State
-    error: int = 0
-    hold: holding.Hold | None = None
-    transport: TargetSocket | None = None
-    task: "Task[Any] | None" = None
-    waiters: list[Waiter] = field(default_factory=list)
-    unheard: bool = False
-    """The last answer didn't arrive: the same call comes once more and gets the same answer."""
 
 
 class Connections:
@@ -159,7 +108,6 @@ class Connections:
             sockaddr=sockaddr,
             dial=dial,
             started=self._reactor.now(),
-            tid=call.tid,
             sock=sock,
             state=State.DIALLING,
         )
@@ -484,27 +432,6 @@ class Connections:
                 if os.fstat(connection.sock.fileno()).st_ino not in still_open:
                     dissolve(connection.sock.fileno())  # it may be on its way to a program by SCM_RIGHTS
                     self.forget(connection)
-
-
-def cookie_of(sock: socket.socket) -> bytes:
-    """SO_COOKIE (socket(7)): the open file's own number, never used again."""
-    return sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
-
-
-def send_timeout(sock: socket.socket) -> float | None:
-    """SO_SNDTIMEO in seconds (socket(7)), which limits a blocking connect(); None: no limit."""
-    value = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
-    if value == NO_TIMEOUT:
-        return None
-    seconds, microseconds = struct.unpack("=qq", value)
-    limit: float = seconds + microseconds / 1e6
-    return limit
-
-
-def is_connected(sock: socket.socket) -> bool:
-    """Whether getpeername(2) has an answer (inet_getname() in net/ipv4)."""
-    state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    return state not in (TCP_CLOSE, TCP_SYN_SENT, TCP_LISTEN)
 
 
 def _expected(error: BaseException) -> OSError | DialError:

@@ -26,7 +26,8 @@ from pysocksify.route.chain import ChainState
 from pysocksify.route.fakeip import FakeAddresses, is_fake
 from pysocksify.route.rules import Route
 from pysocksify.supervisor.calls import Call, CallRefused, program_of
-from pysocksify.supervisor.connections import Connection, Connections, Dial, State, Then, Way, cookie_of, is_connected
+from pysocksify.supervisor.connection import Connection, Dial, State, Then, Way, cookie_of, is_connected
+from pysocksify.supervisor.connections import Connections
 from pysocksify.supervisor.direct import TargetSocket
 from pysocksify.supervisor.enclosure import Enclosure, EnclosureUnavailable, Refusal
 from pysocksify.supervisor.names import Names

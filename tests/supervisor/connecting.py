@@ -10,7 +10,8 @@ from pysocksify.address import Address
 from pysocksify.dial.transport import Transport
 from pysocksify.errors import Cause, DialError
 from pysocksify.reactor import READ, Reactor, Ready, Steps
-from pysocksify.supervisor.connections import Connection, Connections, Dial, Then, Way, cookie_of
+from pysocksify.supervisor.connection import Connection, Dial, Then, Way, cookie_of
+from pysocksify.supervisor.connections import Connections
 from tests.supervisor.holds import HOLDS
 
 PATIENCE = 10.0

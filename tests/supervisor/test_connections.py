@@ -19,7 +19,7 @@ from pysocksify.reactor import READ, Ready, Steps
 from pysocksify.route.chain import Chain, ChainState, Proxy
 from pysocksify.supervisor import connections as module
 from pysocksify.supervisor import hold as holding
-from pysocksify.supervisor.connections import Dial, State, cookie_of, is_connected
+from pysocksify.supervisor.connection import Dial, State, cookie_of, is_connected, send_timeout
 from pysocksify.supervisor.hold import TCP_FASTOPEN_CONNECT
 from tests.supervisor.connecting import (
     CLOSE,
@@ -486,5 +486,5 @@ class TestNoDescriptorLeft:
 def test_send_timeout(timeval: Sequence[int], seconds: float | None) -> None:
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("=qq", *timeval))
-        got = module.send_timeout(sock)
+        got = send_timeout(sock)
         assert got == seconds if seconds is None else got is not None and abs(got - seconds) < 0.005

@@ -16,7 +16,7 @@ from pysocksify.dial.transport import Transport
 from pysocksify.reactor import Steps
 from pysocksify.supervisor import connections as module
 from pysocksify.supervisor.calls import ERESTARTSYS
-from pysocksify.supervisor.connections import Way
+from pysocksify.supervisor.connection import Way
 from tests.supervisor.connecting import (
     PATIENCE,
     SYN_SENT,
