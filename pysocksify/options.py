@@ -4,7 +4,6 @@
 that click builds from the same table says what is wrong (see `cli`).
 """
 
-
 from pysocksify.record import record
 from pysocksify.route.chain import MODES
 

@@ -265,9 +265,7 @@ class Reactor:
             self._threads = Threads(self)
         self._threads.run(function, callback)
 
-    def spawn(
-        self, steps: Steps[T], done: Callable[[T | None, BaseException | None], None] | None = None
-    ) -> "Task[T]":
+    def spawn(self, steps: Steps[T], done: Callable[[T | None, BaseException | None], None] | None = None) -> "Task[T]":
         """Start a generator as a task; its first step runs now."""
         task = Task(self, steps, done)
         task.start()

@@ -13,8 +13,17 @@ CAUSES_REMEMBERED = 4096  # as many different problems are said; a port scan mus
 class Report:
     """A sink of lines. `verbosity`: -1 only what ends the run, 0 problems, 1 connections too, 2 everything."""
 
-    def __init__(self, write: Callable[[str], None], verbosity: int = NORMAL, name: str = "pysocksify") -> None:
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        verbosity: int = NORMAL,
+        name: str = "pysocksify",
+        *,
+        dated: bool = False,
+    ) -> None:
+        """`name` stands before problems; `dated` puts date and time before every line, as a file's reader needs it."""
         self._write = write
+        self._dated = dated
         self._name = name
         self.verbosity = verbosity
         self._said: set[str] = set()
@@ -26,14 +35,17 @@ class Report:
         if len(self._said) >= CAUSES_REMEMBERED:
             return
         self._said.add(key)
-        self._write(f"{self._name}: {text}")
+        self._write(f"{self._time()} {text}" if self._dated else f"{self._name}: {text}")
 
     def connection(self, text: str) -> None:
         """One line for one connection, with the time of day."""
         if self.verbosity >= VERBOSE:
-            self._write(f"{time.strftime('%H:%M:%S')} {text}")
+            self._write(f"{self._time()} {text}")
 
     def debug(self, text: str) -> None:
         """A detail for whoever looks for a fault."""
         if self.verbosity >= DEBUG:
-            self._write(f"{time.strftime('%H:%M:%S')} {text}")
+            self._write(f"{self._time()} {text}")
+
+    def _time(self) -> str:
+        return time.strftime("%Y-%m-%d %H:%M:%S" if self._dated else "%H:%M:%S")

@@ -1,6 +1,7 @@
 """What the person is told: which lines at which verbosity, problems once."""
 
 import re
+import time
 
 import pytest
 
@@ -57,3 +58,14 @@ def test_no_more_causes_are_remembered_than_said(monkeypatch: pytest.MonkeyPatch
     for number in range(10):
         report.problem(str(number), str(number))
     assert said == [f"pysocksify: {number}" for number in range(3)]
+
+
+def test_a_file_s_lines_have_the_date() -> None:
+    said: list[str] = []
+    report = Report(said.append, VERBOSE, dated=True)
+    report.problem("key", "it went wrong")
+    report.connection("it went well")
+    for line, text in zip(said, ("it went wrong", "it went well"), strict=True):
+        day, clock, rest = line.split(" ", 2)
+        time.strptime(f"{day} {clock}", "%Y-%m-%d %H:%M:%S")
+        assert rest == text

@@ -6,7 +6,6 @@ tools' files (proxychains', tsocks') will come after these; nothing reads them y
 error, never a reason to look further: that would be to use another proxy than was meant.
 """
 
-
 from pysocksify.address import Address
 from pysocksify.config import files, schema
 from pysocksify.config.environment import direct_rules, first_set, split_urls
@@ -71,6 +70,8 @@ def load(options: Options, environ: "Mapping[str, str]") -> Config:
     """
     if options.embedded and options.proxies:
         raise ConfigError("--embedded", "", "goes through the bundled server alone; leave it or -p out")
+    if options.embedded and (options.mode is not None or options.length is not None):
+        raise ConfigError("--embedded", "", "goes through one server; leave it or --mode and --length out")
     source, values, unset = _found(options, environ)
     overrides = _overrides(options)
     written = {**values, **overrides}
@@ -78,6 +79,8 @@ def load(options: Options, environ: "Mapping[str, str]") -> Config:
         default = _embedded_chain(written)
     else:
         default = schema.chain(schema.DEFAULT_CHAIN, written, source, "")
+    if options.length is not None and default.mode not in ("random", "round_robin"):
+        raise ConfigError("--length", "", f"is for --mode random and round_robin; this chain is {default.mode}")
     chains = [default]
     for name, chain in values.get("chains", {}).items():
         chains.append(schema.chain(name, {**chain, **_timeouts(overrides)}, source, f"chains.{name}"))

@@ -29,13 +29,11 @@ class Service:
         gc.freeze()  # what is imported stays; looking through it again and again costs a tenth of a dial
         gc.set_threshold(20_000, 20, 20)
         self.reactor = Reactor()
-        self.report = Report(link.line, config.verbosity)
+        self.report = Report(link.line, config.verbosity, dated=config.log_file is not None)
         self._link = link
         self._server: Server | None = None
         config = self._with_server(config)
-        self.supervisor = Supervisor(
-            self.reactor, config, self.report, kernel, link.target, link.own_children
-        )
+        self.supervisor = Supervisor(self.reactor, config, self.report, kernel, link.target, link.own_children)
         self._end = 0.0
 
     def run(self) -> None:
@@ -70,5 +68,3 @@ class Service:
 
 def _drop(line: str) -> None:
     """The embedded server's own lines: what it refuses, the supervisor says."""
-
-

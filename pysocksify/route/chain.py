@@ -1,6 +1,5 @@
 """Chains: proxies in order, and which of them the next connection goes through."""
 
-
 from pysocksify.address import Address
 from pysocksify.record import record
 

@@ -285,4 +285,3 @@ def _on_loopback(family: int) -> socket.socket:
 def _answer(stand_in: socket.socket, asker: Any, answer: bytes) -> None:
     with suppress(OSError):  # the asker is gone, or the stand-in itself, which then says EBADF
         stand_in.sendto(answer, asker)
-

@@ -1,10 +1,10 @@
 """One connection of the target's: its states, who waits for it, and what its socket can be asked.
 
-    DIALLING   the direct path: the target's own socket is being connected; blocking calls wait
-    HELD       the socket is in SYN_SENT on the hold address, the dial goes on beside it; calls may wait
-    RELEASED   the held socket stands; the kernel still owes the program one 0 for its connect()
-    UP         it stands
-    FAILED     the dial failed while nobody waited: the errno is told by SO_ERROR or the next connect()
+DIALLING   the direct path: the target's own socket is being connected; blocking calls wait
+HELD       the socket is in SYN_SENT on the hold address, the dial goes on beside it; calls may wait
+RELEASED   the held socket stands; the kernel still owes the program one 0 for its connect()
+UP         it stands
+FAILED     the dial failed while nobody waited: the errno is told by SO_ERROR or the next connect()
 """
 
 import socket

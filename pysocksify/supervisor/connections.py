@@ -443,4 +443,3 @@ def _expected(error: BaseException) -> OSError | DialError:
     if isinstance(error, (OSError, DialError)):
         return error
     raise error
-

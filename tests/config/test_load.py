@@ -238,6 +238,8 @@ BAD_OPTIONS = [
     ({"proxies": ("socks5://a",), "direct": ("10.0.0.0/99",)}, "--direct: /99 is not"),
     ({"proxies": ("socks5://a",), "direct": ("*",)}, "--direct: '*' is every host"),
     ({"proxies": ("socks5://a",), "embedded": True}, "--embedded: "),
+    ({"embedded": True, "mode": "dynamic"}, "--embedded: "),
+    ({"proxies": ("socks5://a",), "length": 1}, "--length: is for --mode random and round_robin"),
 ]
 
 

@@ -47,7 +47,8 @@ def test_two_hundred_at_once(
     seen = connects(wrap, place, account, [destination] * 200, via=proxy.url())
     assert {name for _, name in seen["started"]} == {"EINPROGRESS"}
     took = sorted(seconds for seconds, _ in seen["started"])
-    assert took[len(took) // 2] < 0.002
+    # scripts/bench measures how long it takes; here it must not wait for the proxy
+    assert took[len(took) // 2] < DELAY / 10
     assert {name for _, name in seen["up"]} == {"0"}
     assert max(seconds for seconds, _ in seen["up"]) < 1.5 * ONE
     assert min(seen["writable_at"]) >= min(one.answered for one in proxy.asked if one.answered)
@@ -77,7 +78,7 @@ def test_epoll(
     assert done.status == 0, done
     values = done.values
     assert int(values["connect"]) == errno.EINPROGRESS, done
-    assert float(values["took"]) < 0.002, done
+    assert float(values["took"]) < DELAY / 10, done
     assert values["early"] == "0", done
     assert int(values["events"]) == select.EPOLLOUT, done
     assert values["same"] == "1", done

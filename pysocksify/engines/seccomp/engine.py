@@ -55,9 +55,7 @@ class SeccompEngine:
                 raise OSError(error.errno, "another pysocksify, or this container, catches calls already") from None
             raise
         rights = listener.to_bytes(4, "little")
-        self._targets.sendmsg(
-            [KILLABLE if killable else PLAIN], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)]
-        )
+        self._targets.sendmsg([KILLABLE if killable else PLAIN], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
         os.close(listener)
         if self._targets.recv(1) != b"g":
             raise OSError(0, "the supervisor is gone")
