@@ -445,7 +445,8 @@ class TestResets:
     def test_late_reader_gets_all_the_dead_sender_had_sent(self, bench: Bench, way: str) -> None:
         sender, receiver = bench.ends(way)
         sent = fill(sender, bench.reactor)
-        # What reached the relay's own socket; the rest dies with the sender, as it would without a relay.
+        # What reached the relay's own socket at least: the kernel may send more until the reset. The rest dies with the
+        # sender, as it would without a relay.
         arrived = len(sent) - unsent(sender)
         reset(sender)
         bench.reactor.settle(10)
@@ -460,7 +461,8 @@ class TestResets:
             return True
 
         bench.reactor.until(ended)
-        assert len(got) == arrived
+        assert arrived <= len(got) <= len(sent)
+        assert sent[: len(got)] == got
 
 
 class TestUrgentData:
