@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "pysocksify"
 
 # Lower layers first. What shares a line shares a layer and may import each other; exceptions stand in FORBIDDEN.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("codes", "record", "linux"),
+    ("codes", "record", "linux", "program"),
     ("address",),
     ("errors",),
     ("protocol",),

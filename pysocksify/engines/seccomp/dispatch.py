@@ -170,11 +170,8 @@ class Dispatch:
         if error is None:
             notification.proceed()
             return
-        value, length = notification.args[3], notification.args[4]
-        (size,) = _INT.unpack(self._memory.read(notification.tid, length, 4))
-        if size < 0:
-            raise OSError(errno.EINVAL, "length of the option")
-        size = min(size, 4)
+        value, length = notification.args[3:5]
+        size = min(self._room(notification, length), _INT.size)
         self._memory.write(notification.tid, value, _INT.pack(error)[:size])
         self._memory.write(notification.tid, length, _INT.pack(size))
         notification.answer(0)
@@ -188,13 +185,18 @@ class Dispatch:
         if sockaddr is None:
             notification.proceed()
             return
-        address, length = notification.args[1], notification.args[2]
-        (size,) = _INT.unpack(self._memory.read(notification.tid, length, 4))
-        if size < 0:
-            raise OSError(errno.EINVAL, "length of the address")
+        address, length = notification.args[1:3]
+        size = self._room(notification, length)
         self._memory.write(notification.tid, address, sockaddr[:size])
         self._memory.write(notification.tid, length, _INT.pack(len(sockaddr)))
         notification.answer(0)
+
+    def _room(self, notification: Notification, length: int) -> int:
+        """The bytes that a program has room for, at the address of its socklen_t. OSError: EINVAL, EFAULT."""
+        size: int = _INT.unpack(self._memory.read(notification.tid, length, _INT.size))[0]
+        if size < 0:
+            raise OSError(errno.EINVAL, "length")
+        return size
 
     def _socket(self, notification: Notification) -> None:
         family, kind, proto = (_int(value) for value in notification.args[:3])
