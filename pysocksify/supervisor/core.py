@@ -150,7 +150,7 @@ class Supervisor:
             sock.close()
             call.answer(error)
         elif plan.local and not os.get_blocking(sock.fileno()):
-            self._report.connection(f"{plan.destination} direct ({plan.route.rule})")
+            self._report.connection(f"{plan.destination} via direct ({plan.route.rule}): left to the kernel")
             _answer_kernel(call, sock, sockaddr)
         elif plan.destination.port == DNS_PORT and self._config.dns == "fake":
             self._connect_to_responder(call, sock, cookie, plan, then)
