@@ -92,11 +92,11 @@ def java(place: Place, *words: str) -> list[str]:
 CLIENTS = (
     Client(name="curl", tool="curl", command=lambda p: ["curl", "-sS", p.url]),
     Client(name="wget", tool="wget", command=lambda p: ["wget", "-q", "-O-", p.url]),
-    Client(name="ncat", tool="ncat", command=lambda p: ["ncat", p.host, p.port], stdin=REQUEST),
+    # --no-shutdown and shut-none: microsocks ends a connection when one side of it has
+    Client(name="ncat", tool="ncat", command=lambda p: ["ncat", "--no-shutdown", p.host, p.port], stdin=REQUEST),
     Client(
         name="socat",
         tool="socat",
-        # shut-none: microsocks ends a connection when one side of it has
         command=lambda p: ["socat", "-t10", "-", f"TCP:{p.host}:{p.port},shut-none"],
         stdin=REQUEST,
     ),
