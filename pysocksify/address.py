@@ -9,7 +9,6 @@ from pysocksify.record import record
 _SOCKADDR_IN_SIZE = 16
 # struct sockaddr_in6: family, port, flow information, address, scope id. The kernel takes it without the scope id
 # too (SIN6_LEN_RFC2133 in net/ipv6).
-_SOCKADDR_IN6_SIZE = 28
 _SOCKADDR_IN6_LEAST = 24
 _MAPPED = bytes(10) + b"\xff\xff"
 _IPV6_LOOPBACK = bytes(15) + b"\x01"

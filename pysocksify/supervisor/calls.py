@@ -83,7 +83,7 @@ class Signals:
 
 def process_of(tid: int) -> int:
     """The process (thread group) of a thread; the thread's own id when it's gone."""
-    return _process_of(tid)
+    return _masks(tid)["Tgid"] or tid
 
 
 def program_of(tid: int) -> str:
@@ -93,10 +93,6 @@ def program_of(tid: int) -> str:
             return file.read().rstrip("\n")
     except OSError:
         return f"process {tid}"
-
-
-def _process_of(tid: int) -> int:
-    return _masks(tid)["Tgid"] or tid
 
 
 def _is_stopping(process: int, waiting: set[int]) -> bool:

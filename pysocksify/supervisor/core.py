@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 DNS_PORT = 53
 UNKNOWN = "unknown fake address"
 SO_NETNS_COOKIE = 71  # Linux 5.14
-IPPROTO_UDPLITE, IPPROTO_SCTP, IPPROTO_MPTCP = 136, 132, 262
+IPPROTO_MPTCP = 262
 NAME_SERVICES = (b"/nscd/socket", b"/systemd/resolve/io.systemd.Resolve", b"/avahi-daemon/socket")
 """Ends of the paths of Unix sockets that would look names up outside: nscd, systemd-resolved, avahi."""
 
@@ -168,7 +168,7 @@ class Supervisor:
         if address.port == DNS_PORT:  # DNS over TCP: to the responder, in system mode to the server that was asked for
             route = Route(kind="direct", rule="DNS")
             plan = Plan(address, route, self._directly(sockaddr, route), self._config.dns == "system")
-        elif fake and not destination.is_name:
+        elif self._names.unknown_fake(address):
             route = Route(kind="deny", rule=UNKNOWN)
             plan = Plan(address, route, None, False)
         else:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 SOCKADDR_MOST = 128  # sizeof(struct sockaddr_storage): longer is EINVAL (move_addr_to_kernel() in net/socket.c)
 IOV_MOST = 1024  # UIO_MAXIOV
-SO_DOMAIN = 39
 INET = (socket.AF_INET, socket.AF_INET6)
 
 _INT = struct.Struct("=i")

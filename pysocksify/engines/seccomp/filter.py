@@ -103,7 +103,7 @@ def program(arch: abi.Architecture, numbers: Numbers | None = None) -> bytes:
     a.jump(bpf.JUMP_EQUAL, 0, None, "number")
     a.load(bpf.argument(4) + 4)
     a.jump(bpf.JUMP_EQUAL, 0, "pass", "number")
-    _by_number(a, numbers)
+    _by_number(a, numbers, "fcntl", "number", "catch")
     _setsockopt(a)
     a.label("getsockopt")
     a.load(bpf.argument(1))
@@ -129,25 +129,19 @@ def _compat(a: bpf.Assembler, compat: abi.Compat, numbers: Numbers) -> None:
     for number in compat.fcntls:
         a.jump(bpf.JUMP_EQUAL, number, "compat fcntl")
     a.ret(abi.RET_ALLOW)
-    a.label("compat fcntl")
-    a.load(bpf.argument(1))
-    a.jump(bpf.JUMP_EQUAL, F_DUPFD, "compat number")
-    a.jump(bpf.JUMP_EQUAL, F_DUPFD_CLOEXEC, None, "pass")
-    a.label("compat number")
-    a.load(bpf.argument(0))
-    a.jump(bpf.JUMP_GREATER_EQUAL, numbers.first, None, "pass")
-    a.jump(bpf.JUMP_GREATER_EQUAL, numbers.end, "pass", "refuse")
+    _by_number(a, numbers, "compat fcntl", "compat number", "refuse")
 
 
-def _by_number(a: bpf.Assembler, numbers: Numbers) -> None:
-    a.label("fcntl")
+def _by_number(a: bpf.Assembler, numbers: Numbers, fcntl: str, number: str, inside: str) -> None:
+    """At `fcntl`: a call that duplicates goes on at `number`, where descriptors of the range go `inside`."""
+    a.label(fcntl)
     a.load(bpf.argument(1))
-    a.jump(bpf.JUMP_EQUAL, F_DUPFD, "number")
+    a.jump(bpf.JUMP_EQUAL, F_DUPFD, number)
     a.jump(bpf.JUMP_EQUAL, F_DUPFD_CLOEXEC, None, "pass")
-    a.label("number")
+    a.label(number)
     a.load(bpf.argument(0))
     a.jump(bpf.JUMP_GREATER_EQUAL, numbers.first, None, "pass")
-    a.jump(bpf.JUMP_GREATER_EQUAL, numbers.end, "pass", "catch")
+    a.jump(bpf.JUMP_GREATER_EQUAL, numbers.end, "pass", inside)
 
 
 def _socket(a: bpf.Assembler) -> None:
