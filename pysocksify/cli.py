@@ -7,7 +7,7 @@ take, and its command is built from the same table.
 import os
 import sys
 
-from pysocksify import config
+from pysocksify import config, kernel
 from pysocksify.errors import ConfigError, PysocksifyError
 from pysocksify.options import COUNT, FLAG, LIST, NUMBER, OPTIONS, TALLY, Option, Options, options, parse
 
@@ -62,14 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(settings: config.Config, command: list[str]) -> "NoReturn":
     """Run the program under the engine, and exit as it did: at once, nothing is left to be cleaned up."""
     from pysocksify import front
-    from pysocksify.engines.seccomp.engine import SeccompEngine
+    from pysocksify.engines.choice import choose
 
     fd = _log(settings.log_file)
 
     def write_line(text: str) -> None:
         os.write(fd, _line(text))
 
-    engine = SeccompEngine(settings)
+    engine = choose(settings, kernel.of(os.environ), command)
     os._exit(front.run(command, engine, write_line=write_line, write_fd=fd, say=_say, unset=settings.unset))
 
 

@@ -8,9 +8,11 @@ import os
 
 from pysocksify.address import Address
 from pysocksify.config import Config
+from pysocksify.kernel import Kernel
 from pysocksify.reactor import Reactor
 from pysocksify.report import QUIET, Report
-from pysocksify.supervisor.core import Kernel, Supervisor
+from pysocksify.supervisor.calls import Signalled
+from pysocksify.supervisor.core import Supervisor
 from pysocksify.supervisor.processes import Link
 
 TYPE_CHECKING = False
@@ -25,7 +27,7 @@ DRAIN_LOOK = 0.05
 class Service:
     """A supervisor at work for one target. An engine adds watches to `reactor` and calls `ended` when it's time."""
 
-    def __init__(self, config: Config, kernel: Kernel, link: Link) -> None:
+    def __init__(self, config: Config, kernel: Kernel, link: Link, signalled: Signalled) -> None:
         gc.freeze()  # what is imported stays; looking through it again and again costs a tenth of a dial
         gc.set_threshold(20_000, 20, 20)
         self.reactor = Reactor()
@@ -33,7 +35,9 @@ class Service:
         self._link = link
         self._server: Server | None = None
         config = self._with_server(config)
-        self.supervisor = Supervisor(self.reactor, config, self.report, kernel, link.target, link.own_children)
+        self.supervisor = Supervisor(
+            self.reactor, config, self.report, kernel, link.target, link.own_children, signalled=signalled
+        )
         self._end = 0.0
 
     def run(self) -> None:

@@ -6,11 +6,25 @@ into EINTR or into the call issued again (signal(7)).
 """
 
 import os
+from enum import Enum, auto
 from typing import Protocol
 
 ERESTARTSYS = 512  # linux/errno.h; never seen by a program that has a signal to take
 OTHERS_LOOKED_AT = 4  # threads of a process, for a stop; all are in it but for those in the middle of a disk's answer
 LOOK_INTERVAL = 0.02  # seconds between looks at pending signals: below what a person at a keyboard notices
+
+
+class Signalled(Enum):
+    """How an engine's waiting calls hear of signals."""
+
+    LOOKED_FOR = auto()
+    """A thread that waits takes no signal: we look at what is pending, and let it go when one would be delivered."""
+
+    UNSEEN = auto()
+    """The kernel ends a waiting call behind our back: nothing is done on the program's own socket while it waits."""
+
+    TOLD = auto()
+    """The caller itself says that a signal has ended its wait (`Supervisor.interrupted`)."""
 
 
 class CallRefused(Exception):

@@ -23,7 +23,7 @@ from pysocksify.errors import DialError
 from pysocksify.linux import connect, dissolve
 from pysocksify.reactor import WRITE, Reactor, Ready, Steps, Task, Timer
 from pysocksify.supervisor import hold as holding
-from pysocksify.supervisor.calls import ERESTARTSYS, LOOK_INTERVAL, Call, Signals
+from pysocksify.supervisor.calls import ERESTARTSYS, LOOK_INTERVAL, Call, Signalled, Signals
 from pysocksify.supervisor.connection import (
     Connection,
     Dial,
@@ -54,13 +54,13 @@ class Connections:
         self,
         reactor: Reactor,
         *,
-        wait_killable: bool,
+        signalled: Signalled,
         joined: Callable[[socket.socket, socket.socket], None],
         told: Callable[[Connection, Way, OSError | DialError | None], None],
         programs: Callable[[], list[int]],
     ) -> None:
         self._reactor = reactor
-        self._wait_killable = wait_killable
+        self._signalled = signalled
         self._joined = joined
         self._told = told
         self._programs = programs
@@ -123,7 +123,7 @@ class Connections:
     def _begin(
         self, connection: Connection, call: Call, then: Then | None, blocking: bool, limit: float | None
     ) -> None:
-        if blocking and self._wait_killable and limit is None:
+        if blocking and self._signalled is not Signalled.UNSEEN and limit is None:
             self._wait(connection, call, then, None)
             self._start_direct(connection)
         elif blocking:
@@ -382,7 +382,7 @@ class Connections:
                     call.answer(errno.EINPROGRESS)
 
             waiter.timer = self._reactor.call_at(self._reactor.now() + limit, expire)
-        if self._look is None and self._wait_killable:  # without it, the kernel ends such calls itself
+        if self._look is None and self._signalled is Signalled.LOOKED_FOR:
             self._look = self._reactor.call_at(self._reactor.now() + LOOK_INTERVAL, self._look_at_signals)
         self._watch_holds()
 
@@ -397,15 +397,26 @@ class Connections:
         now = self._reactor.now()  # thousands of threads take long to look at: no more than a quarter of the time
         self._look = self._reactor.call_at(now + max(LOOK_INTERVAL, 3 * (now - began)), self._look_at_signals)
         for connection, waiter in waiting:
-            if waiter.call.tid not in ready or waiter not in connection.waiters:
-                continue
-            if connection.state is State.DIALLING:
-                self._hold_instead(connection)
-            if waiter in connection.waiters:
-                connection.waiters.remove(waiter)
-                if waiter.timer is not None:
-                    waiter.timer.cancel()
-                waiter.call.answer(ERESTARTSYS)
+            if waiter.call.tid in ready and waiter in connection.waiters:
+                self._let_go(connection, waiter, ERESTARTSYS)
+
+    def interrupted(self, call: Call) -> None:
+        """A signal has ended the wait of `call`: answer it with EINTR, unless it has its answer."""
+        for connection in list(self._pending):
+            for waiter in connection.waiters:
+                if waiter.call is call:
+                    self._let_go(connection, waiter, errno.EINTR)
+                    return
+
+    def _let_go(self, connection: Connection, waiter: Waiter, error: int) -> None:
+        """End the wait of one call. The program may look at its socket next: no handshake may be going on over it."""
+        if connection.state is State.DIALLING:
+            self._hold_instead(connection)
+        if waiter in connection.waiters:
+            connection.waiters.remove(waiter)
+            if waiter.timer is not None:
+                waiter.timer.cancel()
+            waiter.call.answer(error)
 
     def _watch_holds(self) -> None:
         if self._sweep is None:

@@ -11,6 +11,7 @@ import random
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pysocksify.address import Address
@@ -18,6 +19,7 @@ from pysocksify.config import Config
 from pysocksify.dial.hops import MOST_TIME, dial
 from pysocksify.dial.transport import Transport, perform
 from pysocksify.errors import DialError
+from pysocksify.kernel import Kernel
 from pysocksify.linux import connect
 from pysocksify.reactor import Reactor, Steps
 from pysocksify.relay import PipePool, Relay
@@ -25,7 +27,7 @@ from pysocksify.report import VERBOSE, Report
 from pysocksify.route.chain import ChainState
 from pysocksify.route.fakeip import FakeAddresses, is_fake
 from pysocksify.route.rules import Route
-from pysocksify.supervisor.calls import Call, CallRefused, program_of
+from pysocksify.supervisor.calls import Call, CallRefused, Signalled, program_of
 from pysocksify.supervisor.connection import Connection, Dial, State, Then, Way, cookie_of, is_connected
 from pysocksify.supervisor.connections import Connections
 from pysocksify.supervisor.direct import TargetSocket
@@ -47,17 +49,6 @@ NAME_SERVICES = (b"/nscd/socket", b"/systemd/resolve/io.systemd.Resolve", b"/ava
 """Ends of the paths of Unix sockets that would look names up outside: nscd, systemd-resolved, avahi."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kernel:
-    """What this kernel can do, found out by doing it. Tests take features away one by one."""
-
-    wait_killable: bool = True
-    """A call that waits for us isn't issued again by a signal (WAIT_KILLABLE_RECV, Linux 5.19)."""
-
-    enclosure: bool = True
-    """User and network namespaces may be made."""
-
-
 PLANS_KEPT = 1024  # a program connects to few places; a port scan must not fill memory
 
 
@@ -76,13 +67,25 @@ class Supervisor:
     """Answers the calls of one target."""
 
     def __init__(
-        self, reactor: Reactor, config: Config, report: Report, kernel: Kernel, target: int, children: set[int]
+        self,
+        reactor: Reactor,
+        config: Config,
+        report: Report,
+        kernel: Kernel,
+        target: int,
+        children: set[int],
+        *,
+        signalled: Signalled = Signalled.LOOKED_FOR,
+        programs: Callable[[], list[int]] | None = None,
     ) -> None:
-        """`target` is the first program's pid; children of the supervisor's own are added to `children`."""
+        """`target` is the first program's pid; children of the supervisor's own are added to `children`.
+
+        `programs` says which processes may have the target's sockets open; by default all descendants of this one.
+        """
         self._reactor = reactor
         self._config = config
         self._report = report
-        self._kernel = kernel
+        self.signalled = signalled
         self._children = children
         rng = random.Random()
         self._chains = {chain.name: ChainState(chain, rng) for chain in config.chains}
@@ -90,12 +93,12 @@ class Supervisor:
         self._relays: set[Relay] = set()
         self._connections = Connections(
             reactor,
-            wait_killable=kernel.wait_killable,
+            signalled=signalled,
             joined=self._relay,
             told=self._tell,
-            programs=lambda: descendants(os.getpid()),
+            programs=programs or (lambda: descendants(os.getpid())),
         )
-        self._ipv6 = _has_ipv6()
+        self._ipv6 = kernel.ipv6 and _has_ipv6()
         self._fake = FakeAddresses()
         self._names = Names(self._fake, config.rules, Search.of_process(target), ipv6=self._ipv6)
         self._enclosure: Enclosure | None = None
@@ -239,6 +242,10 @@ class Supervisor:
 
         return run
 
+    def interrupted(self, call: Call) -> None:
+        """A signal has ended the wait of a connect() (Signalled.TOLD): it gets EINTR, the dial goes on."""
+        self._connections.interrupted(call)
+
     # what else is asked of a socket
 
     def so_error(self, sock: socket.socket) -> int | None:
@@ -260,11 +267,6 @@ class Supervisor:
         return connection.sockaddr
 
     # sockets that aren't TCP
-
-    @property
-    def wait_killable(self) -> bool:
-        """Whether a call that waits for us must be looked after for signals."""
-        return self._kernel.wait_killable
 
     @property
     def confined(self) -> "Confined | None":

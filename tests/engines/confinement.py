@@ -12,14 +12,18 @@ import dnslib  # noqa: F401
 import pytest
 
 from pysocksify import config
-from pysocksify.engines.seccomp import abi, datagrams, filter, numbered  # noqa: F401
-from pysocksify.engines.seccomp.dispatch import Dispatch
+from pysocksify.engines.seccomp import numbered, unotify  # noqa: F401
 from pysocksify.engines.seccomp.listener import Listener
+from pysocksify.engines.seccomp.notified import NotifiedCalls
+from pysocksify.engines.syscalls import abi, datagrams, filter  # noqa: F401
+from pysocksify.engines.syscalls.descriptors import Descriptors
+from pysocksify.kernel import Kernel
 from pysocksify.linux import prctl, syscall
 from pysocksify.options import parse
 from pysocksify.reactor import Reactor
 from pysocksify.report import Report
-from pysocksify.supervisor.core import Kernel, Supervisor
+from pysocksify.supervisor.calls import Signalled
+from pysocksify.supervisor.core import Supervisor
 from tests.engines.filtered import ACCOUNTS, PATIENCE, Filtered, as_account, machine
 
 PR_SET_DUMPABLE = 4  # linux/prctl.h; a process that has changed its account is closed to others without it
@@ -46,8 +50,10 @@ def serve(act: Callable[[], None], kernel: Kernel) -> list[str]:
 
     with Filtered(act) as target:
         report = Report(lines.append)
-        supervisor = Supervisor(reactor, config.load(given, {}), report, kernel, target.pid, set())
-        dispatch = Dispatch(reactor, ARCH, supervisor, report, filter.Numbers.below(filter.FD_SETSIZE))
+        signalled = Signalled.LOOKED_FOR if kernel.wait_killable else Signalled.UNSEEN
+        supervisor = Supervisor(reactor, config.load(given, {}), report, kernel, target.pid, set(), signalled=signalled)
+        numbers = filter.Numbers.below(filter.FD_SETSIZE)
+        dispatch = NotifiedCalls(reactor, ARCH, supervisor, report, Descriptors(), numbers)
         timer = reactor.call_at(reactor.now() + PATIENCE, too_long)
         listener = Listener(reactor, os.dup(target.fd), dispatch.received, reactor.stop)
         target.close_listener()
@@ -71,7 +77,7 @@ def run(
     def all_of_it() -> None:
         prctl(PR_SET_DUMPABLE, 1)
         if not kernel.wait_killable:
-            abi.FILTER_FLAG_WAIT_KILLABLE_RECV = 0
+            unotify.FILTER_FLAG_WAIT_KILLABLE_RECV = 0
         lines = serve(act, kernel)
         assert sum(said in line for line in lines) == times if said else not lines, lines
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from pysocksify.engines.seccomp import abi, filter
+from pysocksify.engines.seccomp import installation
+from pysocksify.engines.syscalls import abi, filter
 
 NOBODY = 65534
 ACCOUNTS = [os.geteuid(), *([NOBODY] if os.geteuid() == 0 else [])]
@@ -101,7 +102,7 @@ class Filtered:
             def life() -> None:
                 become(os.geteuid() if uid is None else uid)
                 arch = machine()
-                listener, killable = filter.install(arch, filter.program(arch))
+                listener, killable = installation.install(arch, filter.program(arch))
                 socket.send_fds(theirs, [b"k" if killable else b"-"], [listener])
                 os.close(listener)
                 assert theirs.recv(1) == b"g"

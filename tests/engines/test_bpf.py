@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from pysocksify.engines.seccomp import bpf
+from pysocksify.engines.syscalls import bpf
 from tests.engines.simulator import Action, InvalidProgram, check, run
 
 ALLOW, KILL = 0x7FFF0000, 0x80000000

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pysocksify.engines.seccomp import filter
+from pysocksify.engines.syscalls import filter
 from tests.engines.confinement import FIRST, dissolve, each_account, four, run, six
 from tests.engines.filtered import PATIENCE, as_account
 
@@ -134,10 +134,11 @@ ENGINE = """
 import sys
 from pysocksify import config, front
 from pysocksify.engines.seccomp.engine import SeccompEngine
+from pysocksify.kernel import Kernel
 from pysocksify.options import parse
 
 given = parse(["-p", "socks5://127.0.0.1:1", *sys.argv[1:]])
-engine = SeccompEngine(config.load(given, {}), without=("enclosure",))
+engine = SeccompEngine(config.load(given, {}), Kernel(enclosure=False))
 sys.exit(front.run(list(given.command), engine, write_line=lambda line: print(line, file=sys.stderr)))
 """
 OWN_NUMBERS = """

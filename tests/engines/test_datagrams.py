@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pysocksify.kernel import Kernel
 from pysocksify.linux import syscall
-from pysocksify.supervisor.core import Kernel
 from tests.engines.confinement import (
     ANSWER_SIZE,
     ARCH,

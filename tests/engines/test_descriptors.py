@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import pytest
 
-from pysocksify.engines.seccomp import descriptors as module
-from pysocksify.engines.seccomp.descriptors import Descriptors
+from pysocksify.engines.syscalls import descriptors as module
+from pysocksify.engines.syscalls.descriptors import Descriptors
 from tests.engines.filtered import PATIENCE
 
 SO_COOKIE = 57

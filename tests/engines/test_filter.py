@@ -10,7 +10,8 @@ from ctypes import CFUNCTYPE, addressof, c_char, c_int, c_long
 
 import pytest
 
-from pysocksify.engines.seccomp import abi, filter
+from pysocksify.engines.seccomp import installation
+from pysocksify.engines.syscalls import abi, filter
 from pysocksify.linux import syscall
 from tests.engines.filtered import ACCOUNTS, Filtered, as_account, machine
 from tests.engines.simulator import Action, check, run
@@ -288,7 +289,7 @@ def test_no_new_privs_only_where_the_kernel_asks_for_it(uid: int) -> None:
 def test_a_second_listener_is_refused(uid: int) -> None:
     def act() -> None:
         with pytest.raises(OSError) as caught:
-            filter.install(ARCH, filter.program(ARCH))
+            installation.install(ARCH, filter.program(ARCH))
         assert caught.value.errno == errno.EBUSY
 
     with Filtered(act, uid=uid) as target:

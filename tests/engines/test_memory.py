@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pysocksify.engines.seccomp.memory import Memory
+from pysocksify.engines.syscalls.memory import Memory
 from pysocksify.linux import prctl
 from pysocksify.record import replace
 from tests.engines.filtered import ACCOUNTS, PATIENCE, as_account, fork, machine

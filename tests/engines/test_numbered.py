@@ -8,10 +8,11 @@ import socket
 
 import pytest
 
-from pysocksify.engines.seccomp import abi, filter
+from pysocksify.engines.seccomp import unotify
+from pysocksify.engines.syscalls import filter
+from pysocksify.kernel import Kernel
 from pysocksify.linux import prctl, syscall
 from pysocksify.supervisor import confined
-from pysocksify.supervisor.core import Kernel
 from tests.engines.confinement import (
     ARCH,
     PR_SET_DUMPABLE,
@@ -59,7 +60,7 @@ def test_numbers(uid: int) -> None:
 
 
 def test_before_linux_5_14_a_descriptor_is_installed_and_then_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(abi, "ADDFD_FLAG_SEND", 1 << 10)  # EINVAL
+    monkeypatch.setattr(unotify, "ADDFD_FLAG_SEND", 1 << 10)  # EINVAL
 
     def act() -> None:
         sock = udp()

@@ -10,6 +10,7 @@ from pysocksify.address import Address
 from pysocksify.dial.transport import Transport
 from pysocksify.errors import Cause, DialError
 from pysocksify.reactor import READ, Reactor, Ready, Steps
+from pysocksify.supervisor.calls import Signalled
 from pysocksify.supervisor.connection import Connection, Dial, Then, Way, cookie_of
 from pysocksify.supervisor.connections import Connections
 from tests.supervisor.holds import HOLDS
@@ -45,7 +46,7 @@ class MadeUpCall:
 class Lab:
     """A reactor with connections of its own, a first hop, and the programs that the sweep looks into."""
 
-    def __init__(self, *, wait_killable: bool = True) -> None:
+    def __init__(self, *, signalled: Signalled = Signalled.LOOKED_FOR) -> None:
         self.reactor = Reactor()
         self.hop = socket.create_server(("127.0.0.1", 0))
         self.hop.settimeout(PATIENCE)
@@ -56,7 +57,7 @@ class Lab:
         self._gate = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
         self.connections = Connections(
             self.reactor,
-            wait_killable=wait_killable,
+            signalled=signalled,
             joined=lambda program, chain: self.joined.append((program, chain)),
             told=self._tell,
             programs=lambda: self.programs,

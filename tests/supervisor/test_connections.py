@@ -19,6 +19,7 @@ from pysocksify.reactor import READ, Ready, Steps
 from pysocksify.route.chain import Chain, ChainState, Proxy
 from pysocksify.supervisor import connections as module
 from pysocksify.supervisor import hold as holding
+from pysocksify.supervisor.calls import Signalled
 from pysocksify.supervisor.connection import Dial, State, cookie_of, is_connected, send_timeout
 from pysocksify.supervisor.hold import TCP_FASTOPEN_CONNECT
 from tests.supervisor.connecting import (
@@ -42,7 +43,7 @@ from tests.supervisor.holds import has_ipv6
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     before = open_files()
-    lab = Lab(wait_killable=getattr(request, "param", True))
+    lab = Lab(signalled=getattr(request, "param", Signalled.LOOKED_FOR))
     yield lab
     lab.close()
     assert open_files() == before

@@ -15,7 +15,7 @@ import pytest
 from pysocksify.dial.transport import Transport
 from pysocksify.reactor import Steps
 from pysocksify.supervisor import connections as module
-from pysocksify.supervisor.calls import ERESTARTSYS
+from pysocksify.supervisor.calls import ERESTARTSYS, Signalled
 from pysocksify.supervisor.connection import Way
 from tests.supervisor.connecting import (
     PATIENCE,
@@ -32,13 +32,13 @@ from tests.supervisor.connecting import (
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     before = open_files()
-    lab = Lab(wait_killable=getattr(request, "param", True))
+    lab = Lab(signalled=getattr(request, "param", Signalled.LOOKED_FOR))
     yield lab
     lab.close()
     assert open_files() == before
 
 
-old_kernel = pytest.mark.parametrize("lab", [False], indirect=True, ids=["without WAIT_KILLABLE_RECV"])
+old_kernel = pytest.mark.parametrize("lab", [Signalled.UNSEEN], indirect=True, ids=["without WAIT_KILLABLE_RECV"])
 
 
 class TestSendTimeout:

@@ -11,8 +11,10 @@ import os
 import select
 
 from pysocksify.config import Config
-from pysocksify.engines.seccomp import abi, filter
+from pysocksify.engines.seccomp import installation
+from pysocksify.engines.syscalls import abi, filter
 from pysocksify.errors import PysocksifyError
+from pysocksify.kernel import Kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,10 +27,9 @@ SHORT_RUN = 5  # milliseconds; /bin/true takes one
 class SeccompEngine:
     """Catches by SECCOMP_RET_USER_NOTIF."""
 
-    def __init__(self, config: Config, without: tuple[str, ...] = ()) -> None:
-        """`without` are features of the kernel (fields of `supervisor.core.Kernel`) to do without, for tests."""
+    def __init__(self, config: Config, kernel: Kernel) -> None:
         self._config = config
-        self._without = without
+        self._kernel = kernel
         machine = os.uname().machine
         if machine not in abi.ARCHITECTURES:
             raise PysocksifyError(f"the seccomp engine doesn't know the calls of {machine}")
@@ -49,7 +50,7 @@ class SeccompEngine:
         """Install the filter, hand the listener over and wait for the go-ahead."""
         self._mine.close()
         try:
-            listener, killable = filter.install(self._arch, self._program)
+            listener, killable = installation.install(self._arch, self._program, self._kernel.wait_killable)
         except OSError as error:
             if error.errno == errno.EBUSY:
                 raise OSError(error.errno, "another pysocksify, or this container, catches calls already") from None
@@ -74,7 +75,7 @@ class SeccompEngine:
             return
         from pysocksify.engines.seccomp.serving import serve  # here: the target starts while this is imported
 
-        serve(self._config, self._arch, listener, data == KILLABLE, link, self._numbers, self._without)
+        serve(self._config, self._kernel, self._arch, listener, data == KILLABLE, link, self._numbers)
 
 
 def _ends_at_once(listener: int, link: "Link") -> bool:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pysocksify.engines.seccomp import abi
+from pysocksify.engines.seccomp import unotify
 from pysocksify.reactor import READ, Reactor
 
 _GONE = (errno.ENOENT, errno.EINPROGRESS)  # the caller ended, or was answered already
@@ -28,12 +28,12 @@ class Notification:
 
     def proceed(self) -> bool:
         """Let the kernel perform the call as it stands."""
-        return self.listener.send(self.id, 0, 0, abi.USER_NOTIF_FLAG_CONTINUE)
+        return self.listener.send(self.id, 0, 0, unotify.USER_NOTIF_FLAG_CONTINUE)
 
     def waits(self) -> bool:
         """Whether the caller is still there; if so, what was read from its memory was its own."""
         try:
-            fcntl.ioctl(self.listener.fd, abi.IOCTL_NOTIF_ID_VALID, self.id.to_bytes(8, "little"))
+            fcntl.ioctl(self.listener.fd, unotify.IOCTL_NOTIF_ID_VALID, self.id.to_bytes(8, "little"))
         except OSError:
             return False
         return True
@@ -47,23 +47,30 @@ class Listener:
     """Receives notifications in the reactor's loop. `ended` is called when no process uses the filter any more."""
 
     def __init__(
-        self, reactor: Reactor, fd: int, received: Callable[[Notification], None], ended: Callable[[], None]
+        self,
+        reactor: Reactor,
+        fd: int,
+        received: Callable[[Notification], None],
+        ended: Callable[[], None],
+        *,
+        send_at_once: bool = True,
     ) -> None:
+        """`send_at_once`: ADDFD_FLAG_SEND may be tried."""
         self.fd = fd
         self._reactor = reactor
         self._received = received
         self._ended = ended
-        self._buffer = bytearray(abi.NOTIFICATION.size)
-        self._zeros = bytes(abi.NOTIFICATION.size)
-        self._send_at_once = True
+        self._buffer = bytearray(unotify.NOTIFICATION.size)
+        self._zeros = bytes(unotify.NOTIFICATION.size)
+        self._send_at_once = send_at_once
         reactor.watch(fd, READ, self._ready)
 
     def send(self, id: int, value: int, error: int, flags: int) -> bool:
         """Answer a notification. False: its caller is gone."""
-        response = abi.RESPONSE.pack(id, value, error, flags)
+        response = unotify.RESPONSE.pack(id, value, error, flags)
         while True:
             try:
-                fcntl.ioctl(self.fd, abi.IOCTL_NOTIF_SEND, response)
+                fcntl.ioctl(self.fd, unotify.IOCTL_NOTIF_SEND, response)
             except InterruptedError:  # stopped and continued, while it waited for the filter's lock
                 continue
             except OSError as failure:
@@ -72,22 +79,24 @@ class Listener:
                 return False
             return True
 
-    def send_descriptor(self, id: int, fd: int, flags: int) -> bool:
+    def send_descriptor(self, id: int, fd: int, fd_flags: int, flags: int = 0, number: int = 0) -> bool:
         """Install a descriptor in the target and answer with its number. False: the caller is gone.
 
-        OSError: EMFILE, when the target may have no more.
+        `flags` ADDFD_FLAG_SETFD: it gets this `number`. OSError: EMFILE, when the target may have no more; EBADF, for
+        the number.
         """
         try:
             if self._send_at_once:
                 try:
-                    request = bytearray(abi.ADDFD.pack(id, abi.ADDFD_FLAG_SEND, fd, 0, flags))
-                    fcntl.ioctl(self.fd, abi.IOCTL_NOTIF_ADDFD, request)
+                    request = unotify.ADDFD.pack(id, flags | unotify.ADDFD_FLAG_SEND, fd, number, fd_flags)
+                    fcntl.ioctl(self.fd, unotify.IOCTL_NOTIF_ADDFD, bytearray(request))
                     return True
                 except OSError as failure:
                     if failure.errno != errno.EINVAL:
                         raise
                     self._send_at_once = False  # before Linux 5.14
-            number = fcntl.ioctl(self.fd, abi.IOCTL_NOTIF_ADDFD, bytearray(abi.ADDFD.pack(id, 0, fd, 0, flags)))
+            request = unotify.ADDFD.pack(id, flags, fd, number, fd_flags)
+            number = fcntl.ioctl(self.fd, unotify.IOCTL_NOTIF_ADDFD, bytearray(request))
         except OSError as failure:
             if failure.errno not in _GONE:
                 raise
@@ -108,10 +117,10 @@ class Listener:
         buffer = self._buffer
         buffer[:] = self._zeros
         try:
-            fcntl.ioctl(self.fd, abi.IOCTL_NOTIF_RECV, buffer)
+            fcntl.ioctl(self.fd, unotify.IOCTL_NOTIF_RECV, buffer)
         except OSError as failure:
             if failure.errno not in (errno.ENOENT, errno.EINTR):
                 raise
             return
-        id, tid, _, nr, _, _, *args = abi.NOTIFICATION.unpack(buffer)
+        id, tid, _, nr, _, _, *args = unotify.NOTIFICATION.unpack(buffer)
         self._received(Notification(self, id, tid, nr, tuple(args)))

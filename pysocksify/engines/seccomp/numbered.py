@@ -12,17 +12,16 @@ goes for a program that swaps descriptors between our look and the kernel's. Whe
 
 import _socket
 import errno
-import fcntl
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import cast
 
-from pysocksify.engines.seccomp import abi
-from pysocksify.engines.seccomp.descriptors import Descriptors
-from pysocksify.engines.seccomp.filter import F_DUPFD_CLOEXEC, Numbers
+from pysocksify.engines.seccomp import unotify
 from pysocksify.engines.seccomp.listener import Notification
+from pysocksify.engines.syscalls import abi
+from pysocksify.engines.syscalls.caught import CaughtCall, Taker, closing, integer
+from pysocksify.engines.syscalls.filter import F_DUPFD_CLOEXEC, Numbers
 from pysocksify.report import Report
 from pysocksify.supervisor.calls import CallRefused, program_of
 from pysocksify.supervisor.confined import INET, Confined
@@ -32,13 +31,21 @@ from pysocksify.supervisor.core import Supervisor
 class Numbered:
     """The target's confined sockets, by number."""
 
-    def __init__(self, supervisor: Supervisor, report: Report, descriptors: Descriptors, numbers: Numbers) -> None:
+    def __init__(self, supervisor: Supervisor, report: Report, descriptors: Taker, numbers: Numbers) -> None:
         self._supervisor = supervisor
         self._report = report
         self._descriptors = descriptors
         self._numbers = numbers
 
-    def install(self, call: Notification, fd: int, close_on_exec: bool, least: int = 0) -> None:
+    def calls(self, arch: abi.Architecture) -> dict[int, Callable[[CaughtCall], None]]:
+        """What serves the calls that would give a socket another number, or get it out of its confinement."""
+        served: dict[int, Callable[[CaughtCall], None]]
+        served = {arch.setsockopt: self.setsockopt, arch.dup: self.dup, arch.dup3: self.dup3, arch.fcntl: self.fcntl}
+        if arch.dup2 is not None:
+            served[arch.dup2] = self.dup2
+        return served
+
+    def install(self, call: CaughtCall, fd: int, close_on_exec: bool, least: int = 0) -> None:
         """Let the call return a free datagram number, not below `least`, under which `fd` is installed. CallRefused."""
         number = self._free_number(call.tid, least)
         if number is not None:
@@ -54,24 +61,24 @@ class Numbered:
         self._report.problem(f"numbers {program}", text)
         raise CallRefused(errno.EMFILE)
 
-    def dup(self, call: Notification) -> None:
+    def dup(self, call: CaughtCall) -> None:
         """dup(2)."""
         self._duplicate(call, False, 0)
 
-    def fcntl(self, call: Notification) -> None:
+    def fcntl(self, call: CaughtCall) -> None:
         """fcntl(2), F_DUPFD and F_DUPFD_CLOEXEC."""
         least = integer(call.args[2])
         self._duplicate(call, integer(call.args[1]) == F_DUPFD_CLOEXEC, least if least >= 0 else self._numbers.end)
 
-    def dup2(self, call: Notification) -> None:
+    def dup2(self, call: CaughtCall) -> None:
         """dup2(2)."""
         self._move(call, 0)
 
-    def dup3(self, call: Notification) -> None:
+    def dup3(self, call: CaughtCall) -> None:
         """dup3(2)."""
         self._move(call, integer(call.args[2]))
 
-    def setsockopt(self, call: Notification) -> None:
+    def setsockopt(self, call: CaughtCall) -> None:
         """setsockopt(2), of a device or a multicast group; whatever the descriptor."""
         sock = self.take(call)
         if sock is not None:
@@ -79,7 +86,7 @@ class Numbered:
             # an ordinary user may not change the device; and no interface has that group
             raise CallRefused(errno.EPERM if integer(call.args[1]) == socket.SOL_SOCKET else errno.ENODEV)
 
-    def _move(self, call: Notification, flags: int) -> None:
+    def _move(self, call: CaughtCall, flags: int) -> None:
         number = integer(call.args[1])
         if number in self._numbers or number < 0 or flags & ~os.O_CLOEXEC:
             call.proceed()
@@ -95,7 +102,7 @@ class Numbered:
                 raise CallRefused(errno.EPERM)
             _install(call, sock.fileno(), number, bool(flags))
 
-    def _duplicate(self, call: Notification, close_on_exec: bool, least: int) -> None:
+    def _duplicate(self, call: CaughtCall, close_on_exec: bool, least: int) -> None:
         sock = self.take(call)
         if sock is not None:
             with closing(sock):
@@ -120,7 +127,7 @@ class Numbered:
         assert confined is not None
         return confined
 
-    def take(self, call: Notification) -> socket.socket | None:
+    def take(self, call: CaughtCall) -> socket.socket | None:
         """Our duplicate of the UDP socket in argument 0; None: it's something else, and the kernel serves the call."""
         fd = self._descriptors.take(call.tid, integer(call.args[0]))
         try:
@@ -137,34 +144,9 @@ class Numbered:
         return None
 
 
-@contextmanager
-def closing(sock: socket.socket) -> Iterator[None]:
-    """The C type of sockets is no context manager itself."""
-    try:
-        yield
-    finally:
-        sock.close()
-
-
-def _install(call: Notification, fd: int, number: int, close_on_exec: bool) -> None:
+def _install(call: CaughtCall, fd: int, number: int, close_on_exec: bool) -> None:
     """Let the call return `number`, under which the target gets a duplicate of `fd`. OSError: EBADF for the number."""
-    listener, flags = call.listener.fd, os.O_CLOEXEC if close_on_exec else 0
-    try:
-        try:
-            both = abi.ADDFD_FLAG_SETFD | abi.ADDFD_FLAG_SEND
-            fcntl.ioctl(listener, abi.IOCTL_NOTIF_ADDFD, bytearray(abi.ADDFD.pack(call.id, both, fd, number, flags)))
-        except OSError as failure:
-            if failure.errno != errno.EINVAL:
-                raise
-            only = abi.ADDFD.pack(call.id, abi.ADDFD_FLAG_SETFD, fd, number, flags)  # before Linux 5.14
-            fcntl.ioctl(listener, abi.IOCTL_NOTIF_ADDFD, bytearray(only))
-            call.answer(0, number)
-    except OSError as failure:
-        if failure.errno not in (errno.ENOENT, errno.EINPROGRESS):  # the caller is gone
-            raise
-
-
-def integer(value: int) -> int:
-    """An argument as the kernel takes it: its low half, signed."""
-    value &= 0xFFFFFFFF
-    return value - (1 << 32) if value & 0x80000000 else value
+    notification = cast(Notification, call)
+    notification.listener.send_descriptor(
+        notification.id, fd, os.O_CLOEXEC if close_on_exec else 0, unotify.ADDFD_FLAG_SETFD, number
+    )

@@ -1,4 +1,4 @@
-"""Sending and receiving on UDP sockets where those can't be enclosed: the calls caught by descriptor number.
+"""Sending and receiving on UDP sockets where those can't be enclosed: the calls caught for their descriptors.
 
 Theory of operation. The supervisor performs the calls (`supervisor.confined`) on its duplicate of the socket. A receive
 that would wait is a task here until there is a datagram, the time limit is over, a signal is to be delivered (then the
@@ -13,15 +13,15 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from pysocksify.engines.seccomp import abi
-from pysocksify.engines.seccomp.filter import MSG_FASTOPEN
-from pysocksify.engines.seccomp.listener import Notification
-from pysocksify.engines.seccomp.memory import Memory
-from pysocksify.engines.seccomp.numbered import Numbered, closing, integer
+from pysocksify.engines.syscalls import abi
+from pysocksify.engines.syscalls.caught import CaughtCall, closing, integer
+from pysocksify.engines.syscalls.filter import MSG_FASTOPEN
+from pysocksify.engines.syscalls.memory import Memory
 from pysocksify.reactor import READ, Pause, Reactor, Ready, Steps, Task, Timer
-from pysocksify.supervisor.calls import ERESTARTSYS, LOOK_INTERVAL, CallRefused, Signals
-from pysocksify.supervisor.confined import DATAGRAM, Datagram
+from pysocksify.supervisor.calls import ERESTARTSYS, LOOK_INTERVAL, CallRefused, Signalled, Signals
+from pysocksify.supervisor.confined import DATAGRAM, Confined, Datagram
 from pysocksify.supervisor.core import Supervisor
 
 SOCKADDR_MOST = 128  # sizeof(struct sockaddr_storage)
@@ -56,7 +56,7 @@ class Slot:
 class Receive:
     """One receiving call, and our duplicate of its socket."""
 
-    call: Notification
+    call: CaughtCall
     sock: socket.socket
     slots: Sequence[Slot]
     flags: int
@@ -67,8 +67,21 @@ class Receive:
     task: "Task[None] | None" = None
 
 
+class DatagramSockets(Protocol):
+    """How an engine knows the UDP sockets of the target."""
+
+    @property
+    def confined(self) -> Confined:
+        """What they are confined by."""
+        ...
+
+    def take(self, call: CaughtCall) -> socket.socket | None:
+        """Our duplicate of the UDP socket in argument 0; None: it's something else, and the kernel serves the call."""
+        ...
+
+
 class Datagrams:
-    """Serves the calls caught for the datagram numbers."""
+    """Serves the calls that send and receive on them."""
 
     def __init__(
         self,
@@ -76,24 +89,19 @@ class Datagrams:
         arch: abi.Architecture,
         supervisor: Supervisor,
         memory: Memory,
-        numbered: Numbered,
+        sockets: DatagramSockets,
     ) -> None:
         self._reactor = reactor
         self._supervisor = supervisor
         self._memory = memory
-        self.numbered = numbered
-        self.calls: dict[int | None, Callable[[Notification], None]] = {
+        self._sockets = sockets
+        self.calls: dict[int, Callable[[CaughtCall], None]] = {
             arch.sendto: self.sendto,
             arch.sendmsg: self.sendmsg,
             arch.sendmmsg: self.sendmmsg,
             arch.recvfrom: self.recvfrom,
             arch.recvmsg: self.recvmsg,
             arch.recvmmsg: self.recvmmsg,
-            arch.setsockopt: numbered.setsockopt,
-            arch.dup: numbered.dup,
-            arch.dup2: numbered.dup2,
-            arch.dup3: numbered.dup3,
-            arch.fcntl: numbered.fcntl,
         }
         self._waiting: set[Receive] = set()
         self._signals = Signals()
@@ -101,24 +109,24 @@ class Datagrams:
 
     # sending
 
-    def sendto(self, call: Notification) -> None:
+    def sendto(self, call: CaughtCall) -> None:
         """sendto(2) with a name."""
         _, buffer, size, flags, name, name_size = call.args
-        sock = self.numbered.take(call)
+        sock = self._sockets.take(call)
         if sock is not None:
             with closing(sock):
                 call.answer(0, self._send(call, sock, flags, [(buffer, size)], name, integer(name_size)))
 
-    def sendmsg(self, call: Notification) -> None:
+    def sendmsg(self, call: CaughtCall) -> None:
         """sendmsg(2)."""
-        sock = self.numbered.take(call)
+        sock = self._sockets.take(call)
         if sock is not None:
             with closing(sock):
                 call.answer(0, self._send_message(call, sock, call.args[1], call.args[2]))
 
-    def sendmmsg(self, call: Notification) -> None:
+    def sendmmsg(self, call: CaughtCall) -> None:
         """sendmmsg(2)."""
-        sock = self.numbered.take(call)
+        sock = self._sockets.take(call)
         if sock is None:
             return
         sent = 0
@@ -135,13 +143,13 @@ class Datagrams:
                 sent += 1
         call.answer(0, sent)
 
-    def _send_message(self, call: Notification, sock: socket.socket, header: int, flags: int) -> int:
+    def _send_message(self, call: CaughtCall, sock: socket.socket, header: int, flags: int) -> int:
         name, name_size, iov, count, *_ = _MSGHDR.unpack(self._memory.read(call.tid, header, _MSGHDR.size))
         return self._send(call, sock, flags, self._iovecs(call.tid, iov, count), name, name_size)
 
     def _send(
         self,
-        call: Notification,
+        call: CaughtCall,
         sock: socket.socket,
         flags: int,
         iovecs: Sequence[tuple[int, int]],
@@ -159,7 +167,7 @@ class Datagrams:
         if not call.waits():
             raise CallRefused(errno.EINTR)  # heard by nobody
         try:
-            return self.numbered.confined.send(call.tid, sock, data, flags & 0x7FFFFFFF & ~_NOT_SENT, sockaddr)
+            return self._sockets.confined.send(call.tid, sock, data, flags & 0x7FFFFFFF & ~_NOT_SENT, sockaddr)
         except BlockingIOError:
             if os.get_blocking(sock.fileno()) and not flags & socket.MSG_DONTWAIT:
                 raise CallRefused(errno.ENOBUFS) from None  # loopback takes or drops; nothing to wait for (send(2))
@@ -172,10 +180,10 @@ class Datagrams:
 
     # receiving
 
-    def recvfrom(self, call: Notification) -> None:
+    def recvfrom(self, call: CaughtCall) -> None:
         """recvfrom(2) with a name."""
         _, buffer, size, flags, name, name_length = call.args
-        sock = self.numbered.take(call)
+        sock = self._sockets.take(call)
         if sock is None:
             return
         with closing(sock):
@@ -185,16 +193,16 @@ class Datagrams:
             slot = Slot(iovecs=[(buffer, size)], name=name, name_size=name_size, name_length=name_length)
             self._begin(call, sock, [slot], flags)
 
-    def recvmsg(self, call: Notification) -> None:
+    def recvmsg(self, call: CaughtCall) -> None:
         """recvmsg(2)."""
-        sock = self.numbered.take(call)
+        sock = self._sockets.take(call)
         if sock is not None:
             with closing(sock):
                 self._begin(call, sock, [self._slot(call, call.args[1], False)], call.args[2])
 
-    def recvmmsg(self, call: Notification) -> None:
+    def recvmmsg(self, call: CaughtCall) -> None:
         """recvmmsg(2): what is there once something is, as with MSG_WAITFORONE."""
-        sock = self.numbered.take(call)
+        sock = self._sockets.take(call)
         if sock is None:
             return
         with closing(sock):
@@ -211,7 +219,7 @@ class Datagrams:
                 return
             self._begin(call, sock, slots, call.args[3], timeout)
 
-    def _slot(self, call: Notification, header: int, counted: bool) -> Slot:
+    def _slot(self, call: CaughtCall, header: int, counted: bool) -> Slot:
         name, name_size, iov, count, *_ = _MSGHDR.unpack(self._memory.read(call.tid, header, _MSGHDR.size))
         return Slot(
             iovecs=self._iovecs(call.tid, iov, count),
@@ -223,7 +231,7 @@ class Datagrams:
         )
 
     def _begin(
-        self, call: Notification, sock: socket.socket, slots: Sequence[Slot], flags: int, timeout: float | None = None
+        self, call: CaughtCall, sock: socket.socket, slots: Sequence[Slot], flags: int, timeout: float | None = None
     ) -> None:
         """Receive now, or let the call wait, with a duplicate of `sock`."""
         if not call.waits():
@@ -275,7 +283,7 @@ class Datagrams:
         size = count = 0
         for slot in request.slots:
             try:
-                datagram = self.numbered.confined.receive(request.sock, flags)
+                datagram = self._sockets.confined.receive(request.sock, flags)
             except BlockingIOError:
                 break
             except OSError:
@@ -317,8 +325,8 @@ class Datagrams:
         now = self._reactor.now()
         recent = any(now - request.started < LONG_WAIT for request in self._waiting)
         self._look = self._reactor.call_at(now + (LOOK_INTERVAL if recent else SELDOM), self._look_at_callers)
-        if not self._supervisor.wait_killable:
-            return  # the kernel ends such calls itself
+        if self._supervisor.signalled is not Signalled.LOOKED_FOR:
+            return
         ready = self._signals.deliverable([request.call.tid for request in self._waiting])
         for request in [request for request in self._waiting if request.call.tid in ready]:
             self._forget(request)

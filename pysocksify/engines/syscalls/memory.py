@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 
-from pysocksify.engines.seccomp import abi
+from pysocksify.engines.syscalls import abi
 from pysocksify.linux import syscall
 
 MOST = 1 << 20  # bytes read at once; a larger write of a program is taken in several parts

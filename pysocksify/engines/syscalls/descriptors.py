@@ -4,7 +4,7 @@ import errno
 import os
 from collections import OrderedDict
 
-from pysocksify.engines.seccomp import abi
+from pysocksify.engines.syscalls import abi
 from pysocksify.linux import syscall
 from pysocksify.supervisor.calls import process_of
 

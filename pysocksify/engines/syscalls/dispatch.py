@@ -8,22 +8,18 @@ import errno
 import os
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import cast
 
-from pysocksify.engines.seccomp import abi
-from pysocksify.engines.seccomp.descriptors import Descriptors
-from pysocksify.engines.seccomp.filter import MSG_FASTOPEN, Numbers
-from pysocksify.engines.seccomp.listener import Notification
-from pysocksify.engines.seccomp.memory import MOST, Memory
+from pysocksify.engines.syscalls import abi
+from pysocksify.engines.syscalls.caught import CaughtCall, Taker, integer
+from pysocksify.engines.syscalls.filter import MSG_FASTOPEN
+from pysocksify.engines.syscalls.memory import MOST, Memory
 from pysocksify.reactor import WRITE, Reactor, Ready, Steps
 from pysocksify.report import Report
 from pysocksify.supervisor.calls import CallRefused, program_of
 from pysocksify.supervisor.core import Supervisor
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pysocksify.engines.seccomp.datagrams import Datagrams
 
 SOCKADDR_MOST = 128  # sizeof(struct sockaddr_storage): longer is EINVAL (move_addr_to_kernel() in net/socket.c)
 IOV_MOST = 1024  # UIO_MAXIOV
@@ -35,25 +31,18 @@ _IOVEC = struct.Struct("=QQ")
 _MSGHDR = struct.Struct("=QI4xQQQQi4x")
 
 
-class Dispatch:
-    """Serves the notifications of one listener."""
+class Dispatch(ABC):
+    """Serves the caught calls of one target. What an engine does its own way with, a subclass has."""
 
     def __init__(
-        self,
-        reactor: Reactor,
-        arch: abi.Architecture,
-        supervisor: Supervisor,
-        report: Report,
-        numbers: Numbers,
+        self, reactor: Reactor, arch: abi.Architecture, supervisor: Supervisor, report: Report, descriptors: Taker
     ) -> None:
         self._reactor = reactor
         self._supervisor = supervisor
         self._report = report
         self._memory = Memory(arch)
-        self._descriptors = Descriptors()
-        self._numbers = numbers
-        self._datagrams: Datagrams | None = None
-        self._calls: dict[int, Callable[[Notification], None]] = {
+        self._descriptors = descriptors
+        self._calls: dict[int, Callable[[CaughtCall], None]] = {
             arch.connect: self._connect,
             arch.getpeername: self._getpeername,
             arch.getsockopt: self._getsockopt,
@@ -65,35 +54,27 @@ class Dispatch:
         }
         self._arch = arch
 
-    def received(self, notification: Notification) -> None:
+    def received(self, call: CaughtCall) -> None:
         """Serve one call. Any failure refuses it."""
         try:
-            self._calls.get(notification.nr, self._by_number)(notification)
+            self._calls.get(call.nr, self._by_descriptor)(call)
         except CallRefused as refusal:
-            notification.answer(refusal.errno)
+            call.answer(refusal.errno)
         except OSError as failure:
-            notification.answer(self._refusal(notification, failure))
+            call.answer(self._refusal(call, failure))
 
-    def _by_number(self, notification: Notification) -> None:
-        """A call that was caught for its descriptor's number."""
-        if self._supervisor.confined is None:  # then nothing has such a number that could get out
-            notification.proceed()
-        else:
-            self._confinement().calls[notification.nr](notification)
+    @abstractmethod
+    def _socket(self, call: CaughtCall) -> None:
+        """socket(2) of what isn't plain TCP. CallRefused, OSError."""
 
-    def _confinement(self) -> "Datagrams":
-        if self._datagrams is None:
-            from pysocksify.engines.seccomp.datagrams import Datagrams  # here: few machines need it
-            from pysocksify.engines.seccomp.numbered import Numbered
+    @abstractmethod
+    def _by_descriptor(self, call: CaughtCall) -> None:
+        """A call that was caught since its descriptor may be a UDP socket. CallRefused, OSError."""
 
-            numbered = Numbered(self._supervisor, self._report, self._descriptors, self._numbers)
-            self._datagrams = Datagrams(self._reactor, self._arch, self._supervisor, self._memory, numbered)
-        return self._datagrams
-
-    def _refusal(self, notification: Notification, failure: OSError) -> int:
+    def _refusal(self, call: CaughtCall, failure: OSError) -> int:
         """The errno for a call that can't be looked into."""
         if failure.errno == errno.EPERM:
-            program = program_of(notification.tid)
+            program = program_of(call.tid)
             self._report.problem(
                 f"closed {program}",
                 f"{program} has made itself unreadable (PR_SET_DUMPABLE in prctl(2)): its connections are refused",
@@ -102,12 +83,12 @@ class Dispatch:
         if failure.errno in (errno.EMFILE, errno.ENFILE):
             self._report.problem("descriptors", "the supervisor has no descriptor left: connections are refused")
             return errno.ENOBUFS
-        self._report.debug(f"call {notification.nr} of {program_of(notification.tid)} refused: {failure}")
+        self._report.debug(f"call {call.nr} of {program_of(call.tid)} refused: {failure}")
         return failure.errno or errno.ENOSYS
 
-    def _duplicate(self, notification: Notification) -> socket.socket:
+    def _duplicate(self, call: CaughtCall) -> socket.socket:
         """Our duplicate of the socket in argument 0. OSError: EBADF, ENOTSOCK."""
-        fd = self._descriptors.take(notification.tid, _int(notification.args[0]))
+        fd = self._descriptors.take(call.tid, integer(call.args[0]))
         try:
             # the standard library's class turns `family` and `type` into enum members at every look
             return cast(socket.socket, _socket.socket(fileno=fd))
@@ -115,128 +96,116 @@ class Dispatch:
             os.close(fd)
             raise
 
-    def _connect(self, notification: Notification) -> None:
-        size = _int(notification.args[2])
+    def _connect(self, call: CaughtCall) -> None:
+        size = integer(call.args[2])
         if not 0 <= size <= SOCKADDR_MOST:
             raise OSError(errno.EINVAL, "length of the address")
-        sock = self._duplicate(notification)
+        sock = self._duplicate(call)
         try:
-            sockaddr = self._memory.read(notification.tid, notification.args[1], size)
-            if not notification.waits():
+            sockaddr = self._memory.read(call.tid, call.args[1], size)
+            if not call.waits():
                 sock.close()
                 return
         except OSError:
             sock.close()
             raise
-        self._connect_to(notification, sock, sockaddr, None)
+        self._connect_to(call, sock, sockaddr, None)
 
     def _connect_to(
         self,
-        notification: Notification,
+        call: CaughtCall,
         sock: socket.socket,
         sockaddr: bytes,
         then: Callable[[socket.socket], None] | None,
     ) -> None:
         if sock.family in INET:
-            self._supervisor.connect(notification, sock, sockaddr, then)
+            self._supervisor.connect(call, sock, sockaddr, then)
             return
         local = sock.family == socket.AF_UNIX
         sock.close()
         if local and self._supervisor.refuses_path(sockaddr[2:]):
-            notification.answer(errno.ECONNREFUSED)
+            call.answer(errno.ECONNREFUSED)
         else:
-            notification.proceed()
+            call.proceed()
 
-    def _asked_about(self, notification: Notification) -> socket.socket | None:
+    def _asked_about(self, call: CaughtCall) -> socket.socket | None:
         """Our duplicate for a call that only asks; None: the kernel has been let answer, since it can't be had."""
         try:
-            return self._duplicate(notification)
+            return self._duplicate(call)
         except OSError as failure:
             if failure.errno not in (errno.EPERM, errno.EMFILE, errno.ENFILE):
                 raise
-            notification.proceed()
+            call.proceed()
             return None
 
-    def _getsockopt(self, notification: Notification) -> None:
+    def _getsockopt(self, call: CaughtCall) -> None:
         if not self._supervisor.failures_kept:
-            notification.proceed()
+            call.proceed()
             return
-        sock = self._asked_about(notification)
+        sock = self._asked_about(call)
         if sock is None:
             return
         error = self._supervisor.so_error(sock) if sock.family in INET else None
         sock.close()
         if error is None:
-            notification.proceed()
+            call.proceed()
             return
-        value, length = notification.args[3:5]
-        size = min(self._room(notification, length), _INT.size)
-        self._memory.write(notification.tid, value, _INT.pack(error)[:size])
-        self._memory.write(notification.tid, length, _INT.pack(size))
-        notification.answer(0)
+        value, length = call.args[3:5]
+        size = min(self._room(call, length), _INT.size)
+        self._memory.write(call.tid, value, _INT.pack(error)[:size])
+        self._memory.write(call.tid, length, _INT.pack(size))
+        call.answer(0)
 
-    def _getpeername(self, notification: Notification) -> None:
-        sock = self._asked_about(notification)
+    def _getpeername(self, call: CaughtCall) -> None:
+        sock = self._asked_about(call)
         if sock is None:
             return
         sockaddr = self._supervisor.peer(sock) if sock.family in INET else None
         sock.close()
         if sockaddr is None:
-            notification.proceed()
+            call.proceed()
             return
-        address, length = notification.args[1:3]
-        size = self._room(notification, length)
-        self._memory.write(notification.tid, address, sockaddr[:size])
-        self._memory.write(notification.tid, length, _INT.pack(len(sockaddr)))
-        notification.answer(0)
+        address, length = call.args[1:3]
+        size = self._room(call, length)
+        self._memory.write(call.tid, address, sockaddr[:size])
+        self._memory.write(call.tid, length, _INT.pack(len(sockaddr)))
+        call.answer(0)
 
-    def _room(self, notification: Notification, length: int) -> int:
+    def _room(self, call: CaughtCall, length: int) -> int:
         """The bytes that a program has room for, at the address of its socklen_t. OSError: EINVAL, EFAULT."""
-        size: int = _INT.unpack(self._memory.read(notification.tid, length, _INT.size))[0]
+        size: int = _INT.unpack(self._memory.read(call.tid, length, _INT.size))[0]
         if size < 0:
             raise OSError(errno.EINVAL, "length")
         return size
 
-    def _socket(self, notification: Notification) -> None:
-        family, kind, proto = (_int(value) for value in notification.args[:3])
-        fd = self._supervisor.make_socket(notification, family, kind, proto)
-        try:
-            os.set_blocking(fd, not kind & socket.SOCK_NONBLOCK)
-            if self._supervisor.confined is None:
-                notification.answer_descriptor(fd, bool(kind & socket.SOCK_CLOEXEC))
-            else:
-                self._confinement().numbered.install(notification, fd, bool(kind & socket.SOCK_CLOEXEC))
-        finally:
-            os.close(fd)
-
     # sends that connect: MSG_FASTOPEN, tcp(7)
 
-    def _sendto(self, notification: Notification) -> None:
-        _, buffer, size, flags, name, name_length = notification.args
+    def _sendto(self, call: CaughtCall) -> None:
+        _, buffer, size, flags, name, name_length = call.args
         if not flags & MSG_FASTOPEN:
-            self._by_number(notification)
+            self._by_descriptor(call)
             return
-        self._send(notification, flags, name, _int(name_length), [(buffer, size)], None)
+        self._send(call, flags, name, integer(name_length), [(buffer, size)], None)
 
-    def _sendmsg(self, notification: Notification) -> None:
-        _, header, flags, *_ = notification.args
+    def _sendmsg(self, call: CaughtCall) -> None:
+        _, header, flags, *_ = call.args
         if not flags & MSG_FASTOPEN:
-            self._by_number(notification)
+            self._by_descriptor(call)
             return
-        name, name_length, iovecs = self._message(notification.tid, header)
-        self._send(notification, flags, name, name_length, iovecs, None)
+        name, name_length, iovecs = self._message(call.tid, header)
+        self._send(call, flags, name, name_length, iovecs, None)
 
-    def _sendmmsg(self, notification: Notification) -> None:
+    def _sendmmsg(self, call: CaughtCall) -> None:
         """Only the first message is sent, as if the call had been interrupted after it: the program sends the rest."""
-        _, headers, count, flags, *_ = notification.args
+        _, headers, count, flags, *_ = call.args
         if not flags & MSG_FASTOPEN:
-            self._by_number(notification)
+            self._by_descriptor(call)
             return
         if count & 0xFFFFFFFF == 0:
-            notification.answer(0, 0)
+            call.answer(0, 0)
             return
-        name, name_length, iovecs = self._message(notification.tid, headers)
-        self._send(notification, flags, name, name_length, iovecs, headers + _MSGHDR.size)
+        name, name_length, iovecs = self._message(call.tid, headers)
+        self._send(call, flags, name, name_length, iovecs, headers + _MSGHDR.size)
 
     def _message(self, tid: int, header: int) -> tuple[int, int, list[tuple[int, int]]]:
         name, name_length, iov, count, *_ = _MSGHDR.unpack(self._memory.read(tid, header, _MSGHDR.size))
@@ -247,29 +216,29 @@ class Dispatch:
 
     def _send(
         self,
-        notification: Notification,
+        call: CaughtCall,
         flags: int,
         name: int,
         name_length: int,
         iovecs: list[tuple[int, int]],
         msg_len: int | None,
     ) -> None:
-        sock = self._duplicate(notification)
+        sock = self._duplicate(call)
         if sock.family not in INET or sock.type != socket.SOCK_STREAM:
             confined = self._supervisor.confined is not None and sock.family in INET
             sock.close()
             if confined:
                 raise CallRefused(errno.EOPNOTSUPP)  # the flag means nothing for UDP, and nobody gives it
-            notification.proceed()  # UDP is enclosed; the flag means nothing there (udp(7)) nor for other families
+            call.proceed()  # UDP is enclosed; the flag means nothing there (udp(7)) nor for other families
             return
         try:
             if not name:
                 raise OSError(errno.EDESTADDRREQ, "no address")
             if not 0 <= name_length <= SOCKADDR_MOST:
                 raise OSError(errno.EINVAL, "length of the address")
-            sockaddr = self._memory.read(notification.tid, name, name_length)
-            data = self._gather(notification.tid, iovecs)
-            if not notification.waits():
+            sockaddr = self._memory.read(call.tid, name, name_length)
+            data = self._gather(call.tid, iovecs)
+            if not call.waits():
                 sock.close()
                 return
         except OSError:
@@ -281,20 +250,20 @@ class Dispatch:
             def done(sent: int | None, error: BaseException | None) -> None:
                 connected.close()
                 if isinstance(error, OSError):
-                    notification.answer(error.errno or errno.EPIPE)
+                    call.answer(error.errno or errno.EPIPE)
                     return
                 assert sent is not None
                 try:
                     if msg_len is not None:
-                        self._memory.write(notification.tid, msg_len, struct.pack("=I", sent))
+                        self._memory.write(call.tid, msg_len, struct.pack("=I", sent))
                 except OSError as failure:  # EFAULT; or it was killed meanwhile
-                    notification.answer(failure.errno or errno.EFAULT)
+                    call.answer(failure.errno or errno.EFAULT)
                     return
-                notification.answer(0, sent if msg_len is None else 1)
+                call.answer(0, sent if msg_len is None else 1)
 
             self._reactor.spawn(_send_all(connected, data, left), done)
 
-        self._supervisor.connect(notification, sock, sockaddr, then)
+        self._supervisor.connect(call, sock, sockaddr, then)
 
     def _gather(self, tid: int, iovecs: list[tuple[int, int]]) -> bytes:
         """The data of a message; of more than MOST bytes the first ones, which is a partial write (send(2))."""
@@ -321,9 +290,3 @@ def _send_all(sock: socket.socket, data: bytes, flags: int) -> Steps[int]:
                 return sent
             raise
     return sent
-
-
-def _int(value: int) -> int:
-    """An argument as the kernel takes it: its low half, signed."""
-    value &= 0xFFFFFFFF
-    return value - (1 << 32) if value & 0x80000000 else value

@@ -1,34 +1,12 @@
-"""Numbers and structures of seccomp(2), seccomp_unotify(2) and of the calls that are caught, for each architecture.
+"""Numbers of the system calls that engines catch or make, for each architecture, and of seccomp(2)'s filters.
 
-Sources: linux/seccomp.h, linux/audit.h, linux/filter.h; the call numbers stand in each architecture's unistd.h.
+Sources: linux/seccomp.h, linux/audit.h; the call numbers stand in each architecture's unistd.h.
 """
-
-import struct
 
 from pysocksify.record import record
 
 SECCOMP_SET_MODE_FILTER = 1
-FILTER_FLAG_NEW_LISTENER = 1 << 3
-FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5  # Linux 5.19
-
-RET_USER_NOTIF, RET_ERRNO, RET_ALLOW = 0x7FC00000, 0x00050000, 0x7FFF0000
-
-IOCTL_NOTIF_RECV = 0xC0502100
-IOCTL_NOTIF_SEND = 0xC0182101
-IOCTL_NOTIF_ID_VALID = 0x40082102
-IOCTL_NOTIF_ADDFD = 0x40182103
-IOCTL_NOTIF_SET_FLAGS = 0x40082104  # Linux 6.6
-USER_NOTIF_FD_SYNC_WAKE_UP = 1
-USER_NOTIF_FLAG_CONTINUE = 1
-ADDFD_FLAG_SETFD = 1
-ADDFD_FLAG_SEND = 2  # Linux 5.14
-
-# struct seccomp_notif: id, pid, flags, then struct seccomp_data: nr, arch, instruction_pointer, args[6]
-NOTIFICATION = struct.Struct("=QIIiIQ6Q")
-# struct seccomp_notif_resp: id, val, error, flags
-RESPONSE = struct.Struct("=QqiI")
-# struct seccomp_notif_addfd: id, flags, srcfd, newfd, newfd_flags
-ADDFD = struct.Struct("=QIIII")
+RET_USER_NOTIF, RET_TRACE, RET_ERRNO, RET_ALLOW = 0x7FC00000, 0x7FF00000, 0x00050000, 0x7FFF0000
 
 IO_URING_SETUP, IO_URING_ENTER, IO_URING_REGISTER = 425, 426, 427  # the same everywhere since Linux 5.1
 PIDFD_OPEN, PIDFD_GETFD = 434, 438

@@ -1,4 +1,4 @@
-"""Which calls of the target are caught, refused or let pass: the filter, and its installation.
+"""Which calls of the target are caught, refused or let pass: the filter.
 
 | call | rule | why |
 | --- | --- | --- |
@@ -22,12 +22,9 @@ What is caught waits for the supervisor; when that is dead the kernel answers EN
 """
 
 import _socket as socket
-import ctypes
 import errno
-import struct
 
-from pysocksify.engines.seccomp import abi, bpf
-from pysocksify.linux import PR_SET_NO_NEW_PRIVS, prctl, syscall
+from pysocksify.engines.syscalls import abi, bpf
 from pysocksify.record import record
 
 MSG_FASTOPEN = 0x20000000
@@ -177,33 +174,3 @@ def _setsockopt(a: bpf.Assembler) -> None:
         for option in options:
             a.jump(bpf.JUMP_EQUAL, option, "catch")
         a.ret(abi.RET_ALLOW)
-
-
-def install(arch: abi.Architecture, code: bytes) -> tuple[int, bool]:
-    """Filter this thread and all it starts from now on (seccomp_unotify(2)).
-
-    Returned: the listener's descriptor, and whether a call that the supervisor has taken waits through signals
-    (WAIT_KILLABLE_RECV). no_new_privs is set only where the kernel asks for it: a privileged caller keeps setuid
-    programs. OSError: EBUSY when another listener is there already, EPERM or ENOSYS where seccomp(2) isn't to be had.
-    """
-    instructions = ctypes.create_string_buffer(code, len(code))
-    # struct sock_fprog: unsigned short len; struct sock_filter *filter
-    fprog = ctypes.create_string_buffer(struct.pack("=H6xQ", len(code) // 8, ctypes.addressof(instructions)))
-    for flags in (abi.FILTER_FLAG_WAIT_KILLABLE_RECV, 0):
-        try:
-            return _install_with(arch, flags, ctypes.addressof(fprog)), flags != 0
-        except OSError as error:
-            if error.errno != errno.EINVAL or not flags:
-                raise
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _install_with(arch: abi.Architecture, flags: int, fprog: int) -> int:
-    flags |= abi.FILTER_FLAG_NEW_LISTENER
-    try:
-        return syscall(arch.seccomp, abi.SECCOMP_SET_MODE_FILTER, flags, fprog)
-    except PermissionError as error:
-        if error.errno != errno.EACCES:
-            raise
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
-    return syscall(arch.seccomp, abi.SECCOMP_SET_MODE_FILTER, flags, fprog)
