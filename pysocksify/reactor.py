@@ -1,5 +1,7 @@
 """The event loop of supervisor and server: one epoll set, timers, threads for what blocks, and generators as tasks.
 
+Where there's no epoll(7), as on other systems than Linux, `polling` takes its place.
+
 Why not asyncio: importing it costs more than the whole start of a target, and a generator resumed straight from epoll
 halves the cost of a dial. What is here is all that dialling, relaying and answering need.
 
@@ -22,11 +24,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from pysocksify.polling import Poller, Waker
 
 T = TypeVar("T")
 
-READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+READ, WRITE = 1, 4  # EPOLLIN, EPOLLOUT (sys/epoll.h)
 SPIN = 100e-6  # seconds; the kernel's own busy polling takes 50 µs for a good value (net.core.busy_read, socket(7))
 SPINS_LEFT_OUT = 1024  # after spins that were in vain, as many waits at the most go without one
 BLOCKING_CALLS_AT_ONCE = 32  # as asyncio's default executor has on a large machine; getaddrinfo mostly waits
@@ -215,7 +220,7 @@ class Reactor:
     """One epoll loop. Not thread-safe but for `in_thread`'s own answers."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self._epoll = _poller()
         self._watches: dict[int, tuple[Callable[[int], None], int]] = {}
         self._batch = 0
         self._timers: list[tuple[float, int, Timer]] = []
@@ -224,7 +229,7 @@ class Reactor:
         self._spin_until = 0.0
         self._spins_failed = 0
         # where there's one processor, who spins keeps the server from answering
-        self._spins_left_out = 0 if len(os.sched_getaffinity(0)) > 1 else sys.maxsize
+        self._spins_left_out = 0 if _several_processors() else sys.maxsize
         self._stopped = False
         self._threads: Threads | None = None
 
@@ -343,6 +348,29 @@ class Reactor:
                 callback()
 
 
+class EventFd:
+    """What wakes the loop from another thread, in one descriptor: eventfd(2)."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable."""
+        return self._fd
+
+    def wake(self) -> None:
+        """Make it readable. Any thread may call this."""
+        os.eventfd_write(self._fd, 1)
+
+    def clear(self) -> None:
+        """Make it unreadable again."""
+        os.eventfd_read(self._fd)
+
+    def close(self) -> None:
+        """Close it; nobody may wake any more."""
+        os.close(self._fd)
+
+
 class Threads:
     """Daemon threads for blocking calls, so that a resolver that hangs never keeps the process from ending."""
 
@@ -353,12 +381,12 @@ class Threads:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]] | None]
         self._jobs = SimpleQueue()
         self._answers: deque[tuple[Callable[[Any, BaseException | None], None], Any, BaseException | None]] = deque()
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._event = _waker()
         self._count = 0
         self._pending = 0
         self._closed = False
-        self._closing = Lock()  # nobody may write to the eventfd once its number can be another file's
-        reactor.watch(self._event, READ, self._collect)
+        self._closing = Lock()  # nobody may write to the descriptor once its number can be another file's
+        reactor.watch(self._event.fileno(), READ, self._collect)
 
     def run(self, function: Callable[[], Any], callback: Callable[[Any, BaseException | None], None]) -> None:
         """Queue a call; a thread more is started while all are busy, up to the limit."""
@@ -381,13 +409,13 @@ class Threads:
             job = self._jobs.get()
             if job is not None:
                 self._answers.append((job[1], None, BlockingIOError(errno.EAGAIN, "no thread can be started")))
-        os.eventfd_write(self._event, 1)
+        self._event.wake()
 
     def close(self) -> None:
         """Let the threads end, each after the call that it is in; no callback is called any more."""
         with self._closing:
             self._closed = True
-            os.close(self._event)
+            self._event.close()
         for _ in range(self._count):
             self._jobs.put(None)
 
@@ -403,11 +431,33 @@ class Threads:
             with self._closing:
                 if self._closed:
                     return
-                os.eventfd_write(self._event, 1)
+                self._event.wake()
 
     def _collect(self, events: int) -> None:
-        os.eventfd_read(self._event)
+        self._event.clear()
         while self._answers:
             callback, value, error = self._answers.popleft()
             self._pending -= 1
             callback(value, error)
+
+
+def _poller() -> "select.epoll | Poller":
+    if hasattr(select, "epoll"):
+        return select.epoll()
+    from pysocksify.polling import Poller
+
+    return Poller()
+
+
+def _waker() -> "EventFd | Waker":
+    if hasattr(os, "eventfd"):
+        return EventFd()
+    from pysocksify.polling import Waker
+
+    return Waker()
+
+
+def _several_processors() -> bool:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) > 1
+    return (os.cpu_count() or 1) > 1

@@ -19,9 +19,7 @@ is dead, or shut both ways, is unwatched. EPOLLPRI may come before the bytes tha
 nothing it isn't waited for again before something was read.
 """
 
-import fcntl
 import os
-import select
 import socket
 import struct
 from collections import deque
@@ -37,11 +35,16 @@ COPY_SIZE = 64 * 1024
 DELIVER_LIMIT = 2.0  # s; nginx gives a closing peer 5 (lingering_timeout), but here somebody waits to hear of it
 DELIVER_LOOK = 0.02  # s between looks at the send queue; the kernel tells nobody that it is empty
 
-PRI, ERR, HUP = select.EPOLLPRI, select.EPOLLERR, select.EPOLLHUP
-SPLICE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+PRI, ERR, HUP = 2, 8, 16  # EPOLLPRI, EPOLLERR, EPOLLHUP (sys/epoll.h)
+SPLICE = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK (splice(2))
 SIOCATMARK = 0x8905  # asm-generic/sockios.h; tcp(7)
 SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes not yet sent
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+
+# Elsewhere than on Linux all is copied, and urgent bytes aren't told from others.
+SPLICES = hasattr(os, "splice")
+if SPLICES:
+    import fcntl
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class PipePool:
         """An empty pipe as (read end, write end), or None when there's none to be had now."""
         if self._idle:
             return self._idle.pop()
-        if self.open >= self._capacity:
+        if self.open >= self._capacity or not SPLICES:
             return None
         try:
             pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -143,7 +146,7 @@ class Flow:
     def _copy(self) -> None:
         """Read with recv(2): where splice has nothing, because it stops for good before an urgent byte, or no pipe."""
         try:
-            at_mark = fcntl.ioctl(self.source.fileno(), SIOCATMARK, b"\0\0\0\0") != b"\0\0\0\0"
+            at_mark = SPLICES and fcntl.ioctl(self.source.fileno(), SIOCATMARK, b"\0\0\0\0") != b"\0\0\0\0"
         except OSError:  # a Unix socket
             at_mark = False
         if at_mark:
@@ -350,7 +353,7 @@ class Relay:
     def _end_when_sent(self, sink: socket.socket) -> None:
         """Reset `sink` once its kernel has sent what it took: SO_LINGER 0 throws the unsent away."""
         try:
-            unsent = int.from_bytes(fcntl.ioctl(sink.fileno(), SIOCOUTQNSD, b"\0\0\0\0"), "little")
+            unsent = int.from_bytes(fcntl.ioctl(sink.fileno(), SIOCOUTQNSD, b"\0\0\0\0"), "little") if SPLICES else 0
         except OSError:
             unsent = 0
         look = self._reactor.now() + DELIVER_LOOK
@@ -375,7 +378,7 @@ class Relay:
         reading, writing = self._out_of(end), self._into(end)
         events = WRITE if writing.full() else 0
         if not reading.ended and not reading.full():
-            events |= READ | PRI if reading.urgent_wanted else READ
+            events |= READ | PRI if reading.urgent_wanted and SPLICES else READ
         if not events and writing.finished:  # EPOLLHUP comes with the peer's FIN, and can't be masked
             self._unwatch(end)
         else:

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("protocol",),
     ("route",),
     ("config", "options"),
-    ("reactor", "report", "dial", "relay"),
+    ("polling", "reactor", "report", "dial", "relay"),
     ("server", "supervisor"),
     ("engines",),
     ("front", "cli"),

@@ -19,8 +19,11 @@ from pysocksify.route.chain import Proxy
 
 PEEKED = 65536
 # plain numbers: the enum's members take microseconds to be put together
-DONTWAIT = int(socket.MSG_DONTWAIT)
-SEND_FLAGS = DONTWAIT | int(socket.MSG_NOSIGNAL)
+# (not every system has these flags; the sockets made here don't wait anyway)
+DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
+SEND_FLAGS = DONTWAIT | int(getattr(socket, "MSG_NOSIGNAL", 0))
+KIND = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
+UNDERWAY = (errno.EINPROGRESS, errno.EWOULDBLOCK)  # Windows has the second
 
 
 class Transport(Protocol):
@@ -38,9 +41,13 @@ class Transport(Protocol):
 
 
 class OwnSocket:
-    """A transport on sockets made here. `sock` is the caller's once the dial is up; close() until then."""
+    """A transport on sockets made here. `sock` is the caller's once the dial is up; close() until then.
 
-    def __init__(self) -> None:
+    `source` is the address and port of this machine to connect from, ("", 0) for any.
+    """
+
+    def __init__(self, source: tuple[str, int] = ("", 0)) -> None:
+        self._source = source
         self.sock = socket.socket.__new__(socket.socket)
         self._open = False
         self.readable = Ready(-1, READ)
@@ -51,13 +58,17 @@ class OwnSocket:
         self.close()
         failure: OSError | None = None
         for family, sockaddr in (yield from resolve(address)):
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            sock = socket.socket(family, KIND)
             self.sock, self._open = sock, True
+            if KIND == socket.SOCK_STREAM:
+                sock.setblocking(False)
             self.readable = Ready(sock.fileno(), READ, keep=True)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
+                if self._source != ("", 0):
+                    sock.bind(self._source)
                 error = sock.connect_ex(sockaddr)
-                if error == errno.EINPROGRESS:
+                if error in UNDERWAY:
                     yield Ready(sock.fileno(), WRITE, deadline)
                     error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not error:
@@ -66,6 +77,8 @@ class OwnSocket:
             except TimeoutError:
                 self.close()
                 raise
+            except OSError as refusal:  # bind(2)
+                failure = refusal
             self.close()
         raise failure or OSError(errno.EHOSTUNREACH, "no address for this name")
 
