@@ -113,6 +113,10 @@ class Confined:
             bind_to_lo(new)
             return new.detach()
 
+    def adopt(self, sock: socket.socket) -> None:
+        """Confine a UDP socket that the program has made itself. OSError: EPERM where it can't be bound to `lo`."""
+        bind_to_lo(sock)
+
     def holds(self, sock: socket.socket) -> bool:
         """Whether this is a UDP socket that is on `lo` now."""
         if sock.family not in INET or sock.type != socket.SOCK_DGRAM:
@@ -147,6 +151,21 @@ class Confined:
             return sock.sendmsg([data], [], flags)
         if not self.holds(sock):
             raise CallRefused(errno.EPERM)
+        way = self._named(tid, sock, sockaddr)
+        mapped = "::ffff:" if sock.family == socket.AF_INET6 and way.family == socket.AF_INET else ""
+        return sock.sendmsg([data], [], flags, (mapped + way.host, way.port))
+
+    def way(self, tid: int, sock: socket.socket, sockaddr: bytes) -> bytes:
+        """The sockaddr to which a send of a thread's, to this one, has to go. CallRefused."""
+        return self._named(tid, sock, sockaddr).to_sockaddr(sock.family)
+
+    def source(self, family: int, sockaddr: bytes) -> bytes | None:
+        """What to show for the sockaddr that a receive gave; None: itself."""
+        address = Address.from_sockaddr(sockaddr)
+        destination = None if address is None else self._stood_for.get((address.host, address.port))
+        return None if destination is None else destination.sockaddr(family)
+
+    def _named(self, tid: int, sock: socket.socket, sockaddr: bytes) -> Address:
         destination = Destination.of(sockaddr, sock.family)
         address = destination.address
         if address.port == 0:
@@ -154,9 +173,7 @@ class Confined:
         if address.port != DNS_PORT:
             self._refused(tid, address)
             raise CallRefused(errno.EPERM)
-        way = self._way(destination)
-        mapped = "::ffff:" if sock.family == socket.AF_INET6 and way.family == socket.AF_INET else ""
-        return sock.sendmsg([data], [], flags, (mapped + way.host, way.port))
+        return self._way(destination)
 
     def receive(self, sock: socket.socket, flags: int) -> Datagram:
         """Take one datagram, whole; never waits. OSError: EAGAIN and what the socket has to say."""
@@ -258,7 +275,11 @@ class Confined:
 
 def bind_to_lo(sock: socket.socket) -> None:
     """Let the socket send and receive on `lo` only. OSError: EPERM before Linux 5.7, or when it's on another device."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LO)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LO)
+    except PermissionError:
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _IFNAMSIZ) != _LO:  # as an outer one has it
+            raise
 
 
 def is_connected(sock: socket.socket) -> bool:

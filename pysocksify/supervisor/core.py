@@ -32,6 +32,7 @@ from pysocksify.supervisor.connection import Connection, Dial, State, Then, Way,
 from pysocksify.supervisor.connections import Connections
 from pysocksify.supervisor.direct import TargetSocket
 from pysocksify.supervisor.enclosure import Enclosure, EnclosureUnavailable, Refusal
+from pysocksify.supervisor.lookups import Hosts, Lookups
 from pysocksify.supervisor.names import Names
 from pysocksify.supervisor.openfiles import descendants
 from pysocksify.supervisor.responder import Responder
@@ -101,6 +102,8 @@ class Supervisor:
         self._ipv6 = kernel.ipv6 and _has_ipv6()
         self._fake = FakeAddresses()
         self._names = Names(self._fake, config.rules, Search.of_process(target), ipv6=self._ipv6)
+        system = config.dns == "system"
+        self.lookups = Lookups(reactor, self._names, Hosts.of_process(target), system=system, ipv6=self._ipv6)
         self._enclosure: Enclosure | None = None
         self._enclosure_refusal = "" if kernel.enclosure else "namespaces aren't to be had"
         self._confined: Confined | None = None
@@ -314,6 +317,30 @@ class Supervisor:
                 raise
             self._refuse(call, f"a UDP socket ({self._enclosure_refusal}, and it can't be bound to lo)", True)
             raise CallRefused(errno.EPERM) from failure
+
+    def redirect(self, call: Call, sock: socket.socket, sockaddr: bytes) -> bytes | None:
+        """Where a UDP send with a name is to go instead, without control messages; None: as it stands. CallRefused.
+
+        For engines that let the kernel perform it. `sockaddr` is b"" for the socket's peer.
+        """
+        if sock.type != socket.SOCK_DGRAM:
+            return None
+        if self._confined is not None and self._confined.holds(sock):
+            return self._confined.way(call.tid, sock, sockaddr) if sockaddr else b""
+        if not self._is_enclosed(sock):
+            self._refuse(call, f"UDP to {Address.from_sockaddr(sockaddr)} on a socket made before", True)
+            raise CallRefused(errno.EPERM)
+        return None
+
+    def source(self, sock: socket.socket, sockaddr: bytes) -> bytes | None:
+        """The sockaddr to show for the one that a UDP receive gave; None: as it stands."""
+        if self._confined is None or sock.type != socket.SOCK_DGRAM:
+            return None
+        return self._confined.source(sock.family, sockaddr)
+
+    def refuse(self, call: Call, what: str, problem: bool) -> None:
+        """Say that the engine itself refuses this to a program; once, when it's a `problem`."""
+        self._refuse(call, what, problem)
 
     def refuse_io_uring(self, call: Call) -> None:
         """io_uring_setup(2): its operations pass no filter, so there's none of it; programs fall back."""

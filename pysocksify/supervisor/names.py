@@ -121,12 +121,25 @@ class Names:
         family = _FAMILIES.get(query.kind)
         if family is None:
             return _reply(query, _NOERROR)
-        if direct and address.is_loopback:  # RFC 6761 section 6.3
-            addresses = ("127.0.0.1", "::1") if self._ipv6 else ("127.0.0.1",)
-            return _reply(query, _NOERROR, _of_family(addresses, family), FAKE_TTL)
-        if direct:
+        addresses = self._stands_for(address, direct)
+        if addresses is None:
             return Lookup(name=address.host, family=family, query=query)
-        return _reply(query, _NOERROR, _of_family(self._fake.of(address.host), family), FAKE_TTL)
+        return _reply(query, _NOERROR, of_family(addresses, family), FAKE_TTL)
+
+    def addresses(self, name: str) -> Sequence[str] | None:
+        """The addresses of both families that a name is given; None: it's to be looked up as this machine does.
+
+        ValueError: no host has that name.
+        """
+        address = Address.of(name, 0)
+        if not address.is_name:
+            raise ValueError(f"{name!a} is an address")
+        return self._stands_for(address, self._rules.is_direct_name(address.host))
+
+    def _stands_for(self, address: Address, direct: bool) -> Sequence[str] | None:
+        if direct and address.is_loopback:  # RFC 6761 section 6.3
+            return ("127.0.0.1", "::1") if self._ipv6 else ("127.0.0.1",)
+        return None if direct else self._fake.of(address.host)
 
     def look_up(self, lookup: Lookup) -> Sequence[str]:
         """The name's real addresses of both families. Blocks, changes nothing here: for a thread. Raises OSError."""
@@ -138,15 +151,19 @@ class Names:
             number = error.errno if isinstance(error, socket.gaierror) else None
             rcode = {socket.EAI_NONAME: _NXDOMAIN, socket.EAI_NODATA: _NOERROR}.get(number or 0, _SERVFAIL)
             return _reply(lookup.query, rcode)
-        wanted = _of_family(addresses, lookup.family)
-        for address in wanted:
-            if self._given.pop(address, None) != lookup.name:
+        wanted = of_family(addresses, lookup.family)
+        self.give(lookup.name, wanted)
+        return _reply(lookup.query, _NOERROR, wanted, REAL_TTL)
+
+    def give(self, name: str, addresses: Sequence[str]) -> None:
+        """Remember that these real addresses were given out for a name."""
+        for address in addresses:
+            if self._given.pop(address, None) != name:
                 self.changes += 1
-            self._given[address] = lookup.name
+            self._given[address] = name
             if len(self._given) > _REMEMBERED:
                 del self._given[next(iter(self._given))]
                 self.changes += 1
-        return _reply(lookup.query, _NOERROR, wanted, REAL_TTL)
 
     def destination(self, address: Address) -> Address:
         """What an address of the target's means, for rules and chain.
@@ -164,12 +181,14 @@ class Names:
 
     def _pointer(self, query: Query, name: str) -> bytes:
         host = _reversed_address(name)
-        meaning = None
-        if host is not None:
-            meaning = "localhost" if Address.of(host, 0).is_loopback else self._fake.name(host)
+        meaning = None if host is None else self.pointer(host)
         if meaning is None:
             return _reply(query, _NXDOMAIN)
         return _reply(query, _NOERROR, [meaning], FAKE_TTL)
+
+    def pointer(self, host: str) -> str | None:
+        """The name of an address, as PTR asks for it: of a fake one or a loopback one."""
+        return "localhost" if Address.of(host, 0).is_loopback else self._fake.name(host)
 
 
 def failure(message: bytes) -> bytes:
@@ -177,8 +196,8 @@ def failure(message: bytes) -> bytes:
     return _bare(message, _SERVFAIL)
 
 
-def _of_family(addresses: Sequence[str], family: int) -> list[str]:
-    """Those of one family, or for AF_UNSPEC all, each once."""
+def of_family(addresses: Sequence[str], family: int) -> list[str]:
+    """The addresses of one family, or for AF_UNSPEC all, each once."""
     if family == socket.AF_UNSPEC:
         return list(dict.fromkeys(addresses))
     return [each for each in dict.fromkeys(addresses) if (":" in each) == (family == socket.AF_INET6)]

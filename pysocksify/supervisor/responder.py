@@ -19,7 +19,8 @@ from typing import Any
 
 from pysocksify.reactor import READ, WRITE, Reactor, Ready, Steps, Task
 from pysocksify.supervisor.enclosure import DNS_PORT, IP_PKTINFO, Enclosure, Refusal
-from pysocksify.supervisor.names import Lookup, Names, failure
+from pysocksify.supervisor.lookups import answer
+from pysocksify.supervisor.names import Names, failure
 
 _Control = tuple[int, int, bytes]  # level, type and data of a control message
 
@@ -112,20 +113,12 @@ class Responder:
 
     def _answer(self, message: bytes, stream: bool, reply: Callable[[bytes], None]) -> bool:
         """Answer now or later; False when no answer will ever come."""
-        answer = self._names.answer(message, stream=stream)
-        if answer is None:
-            return False
-        if not isinstance(answer, Lookup):
-            reply(answer)
-            return True
-        lookup = answer
 
-        def found(addresses: list[str] | None, error: BaseException | None) -> None:
+        def heard(given: bytes) -> None:
             if not self._closed:
-                reply(self._names.complete(lookup, addresses, error))
+                reply(given)
 
-        self._reactor.in_thread(lambda: list(self._names.look_up(lookup)), found)
-        return True
+        return answer(self._reactor, self._names, message, stream, heard)
 
     def _forward(self, message: bytes, server: str, family: int, reply: Callable[[bytes], None]) -> None:
         if len(message) < 12 or len(self._forwards) >= _FORWARDS:
