@@ -15,6 +15,7 @@ from pysocksify.engines.seccomp import installation
 from pysocksify.engines.syscalls import abi, filter
 from pysocksify.errors import PysocksifyError
 from pysocksify.kernel import Kernel
+from pysocksify.linux import syscall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ class SeccompEngine:
         """Make the way by which the listener comes to the supervisor."""
         self._mine, self._targets = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         self._numbers = filter.Numbers.below(os.sysconf("SC_OPEN_MAX"))
-        self._program = filter.program(self._arch, self._numbers)
+        if self._kernel.pidfd_getfd and not _descriptors_can_be_taken():
+            self._kernel = self._kernel.without(("pidfd_getfd",))
+        self._program = filter.program(self._arch, self._numbers, adopting=not self._kernel.pidfd_getfd)
 
     def in_front(self) -> None:
         """Let go of that way: the supervisor sees its end when the target's is closed everywhere."""
@@ -76,6 +79,20 @@ class SeccompEngine:
         from pysocksify.engines.seccomp.serving import serve  # here: the target starts while this is imported
 
         serve(self._config, self._kernel, self._arch, listener, data == KILLABLE, link, self._numbers)
+
+
+def _descriptors_can_be_taken() -> bool:
+    """Whether pidfd_getfd(2) works, by taking one of our own: a container's filter refuses that as well."""
+    pidfd = -1
+    try:
+        pidfd = syscall(abi.PIDFD_OPEN, os.getpid(), 0)
+        os.close(syscall(abi.PIDFD_GETFD, pidfd, pidfd, 0))
+    except OSError:
+        return False
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+    return True
 
 
 def _ends_at_once(listener: int, link: "Link") -> bool:

@@ -38,8 +38,11 @@ class Notification:
             return False
         return True
 
-    def answer_descriptor(self, fd: int, close_on_exec: bool) -> bool:
-        """Install a duplicate of our `fd` as the target's lowest free descriptor and let the call return its number."""
+    def answer_descriptor(self, fd: int, close_on_exec: bool) -> int | None:
+        """Install a duplicate of our `fd` as the target's lowest free descriptor and let the call return its number.
+
+        Returned is that number; None: the caller is gone. OSError: EMFILE, when the target may have no more.
+        """
         return self.listener.send_descriptor(self.id, fd, os.O_CLOEXEC if close_on_exec else 0)
 
 
@@ -79,8 +82,8 @@ class Listener:
                 return False
             return True
 
-    def send_descriptor(self, id: int, fd: int, fd_flags: int, flags: int = 0, number: int = 0) -> bool:
-        """Install a descriptor in the target and answer with its number. False: the caller is gone.
+    def send_descriptor(self, id: int, fd: int, fd_flags: int, flags: int = 0, number: int = 0) -> int | None:
+        """Install a descriptor in the target and answer with its number, which is returned. None: the caller is gone.
 
         `flags` ADDFD_FLAG_SETFD: it gets this `number`. OSError: EMFILE, when the target may have no more; EBADF, for
         the number.
@@ -89,8 +92,7 @@ class Listener:
             if self._send_at_once:
                 try:
                     request = unotify.ADDFD.pack(id, flags | unotify.ADDFD_FLAG_SEND, fd, number, fd_flags)
-                    fcntl.ioctl(self.fd, unotify.IOCTL_NOTIF_ADDFD, bytearray(request))
-                    return True
+                    return int(fcntl.ioctl(self.fd, unotify.IOCTL_NOTIF_ADDFD, bytearray(request)))
                 except OSError as failure:
                     if failure.errno != errno.EINVAL:
                         raise
@@ -100,8 +102,8 @@ class Listener:
         except OSError as failure:
             if failure.errno not in _GONE:
                 raise
-            return False
-        return self.send(id, number, 0, 0)
+            return None
+        return number if self.send(id, number, 0, 0) else None
 
     def close(self) -> None:
         """Receive no more. Calls that wait, and all later ones, get ENOSYS."""

@@ -1,5 +1,6 @@
 """What only this engine does with calls: descriptors are put into the target, and known by their numbers."""
 
+import errno
 import os
 import socket
 from typing import cast
@@ -11,6 +12,7 @@ from pysocksify.engines.syscalls.dispatch import Dispatch
 from pysocksify.engines.syscalls.filter import Numbers
 from pysocksify.reactor import Reactor
 from pysocksify.report import Report
+from pysocksify.supervisor.calls import CallRefused
 from pysocksify.supervisor.core import Supervisor
 
 TYPE_CHECKING = False
@@ -41,15 +43,25 @@ class NotifiedCalls(Dispatch):
     def _socket(self, call: CaughtCall) -> None:
         notification = cast(Notification, call)
         family, kind, proto = (integer(value) for value in call.args[:3])
-        fd = self._supervisor.make_socket(call, family, kind, proto)
+        fd = self._make(call, family, kind, proto)
         try:
             os.set_blocking(fd, not kind & socket.SOCK_NONBLOCK)
-            if self._supervisor.confined is None:
-                notification.answer_descriptor(fd, bool(kind & socket.SOCK_CLOEXEC))
+            close_on_exec = bool(kind & socket.SOCK_CLOEXEC)
+            if self._supervisor.confined is None or kind & 0xF == socket.SOCK_STREAM:
+                number = _install(notification, fd, close_on_exec)
             else:
-                self._confinement().install(notification, fd, bool(kind & socket.SOCK_CLOEXEC))
+                number = self._confinement().install(notification, fd, close_on_exec)
+            if number is not None:
+                self._installed(call, fd, number)
         finally:
             os.close(fd)
+
+    def _make(self, call: CaughtCall, family: int, kind: int, proto: int) -> int:
+        """A socket for the target; the descriptor is the caller's. CallRefused, OSError."""
+        return self._supervisor.make_socket(call, family, kind, proto)
+
+    def _installed(self, call: CaughtCall, fd: int, number: int) -> None:
+        """The target has got a duplicate of `fd` under this number."""
 
     def _by_descriptor(self, call: CaughtCall) -> None:
         if self._supervisor.confined is None:  # then nothing has such a number that could get out
@@ -67,3 +79,13 @@ class NotifiedCalls(Dispatch):
             datagrams = Datagrams(self._reactor, self._arch, self._supervisor, self._memory, numbered)
             self._by_number = {**numbered.calls(self._arch), **datagrams.calls}
         return self._numbered
+
+
+def _install(notification: Notification, fd: int, close_on_exec: bool) -> int | None:
+    """The number that the target has `fd` under now; None: the caller is gone. CallRefused."""
+    try:
+        return notification.answer_descriptor(fd, close_on_exec)
+    except OSError as failure:
+        if failure.errno != errno.EMFILE:
+            raise
+        raise CallRefused(errno.EMFILE) from failure  # the program's own limit, not ours

@@ -45,13 +45,15 @@ class Numbered:
             served[arch.dup2] = self.dup2
         return served
 
-    def install(self, call: CaughtCall, fd: int, close_on_exec: bool, least: int = 0) -> None:
-        """Let the call return a free datagram number, not below `least`, under which `fd` is installed. CallRefused."""
+    def install(self, call: CaughtCall, fd: int, close_on_exec: bool, least: int = 0) -> int | None:
+        """Let the call return a free datagram number, not below `least`, under which `fd` is installed.
+
+        Returned is that number; None: the caller is gone. CallRefused.
+        """
         number = self._free_number(call.tid, least)
         if number is not None:
             try:
-                _install(call, fd, number, close_on_exec)
-                return
+                return _install(call, fd, number, close_on_exec)
             except OSError as failure:
                 if failure.errno != errno.EBADF:  # which says that the limit is lower now (replace_fd() in fs/file.c)
                     raise
@@ -129,7 +131,13 @@ class Numbered:
 
     def take(self, call: CaughtCall) -> socket.socket | None:
         """Our duplicate of the UDP socket in argument 0; None: it's something else, and the kernel serves the call."""
-        fd = self._descriptors.take(call.tid, integer(call.args[0]))
+        try:
+            fd = self._descriptors.take(call.tid, integer(call.args[0]))
+        except OSError as failure:
+            if failure.errno != errno.ENOTSOCK:  # as a Taker says that knows sockets only
+                raise
+            call.proceed()
+            return None
         try:
             sock = cast(socket.socket, _socket.socket(fileno=fd))
         except OSError as failure:
@@ -144,9 +152,9 @@ class Numbered:
         return None
 
 
-def _install(call: CaughtCall, fd: int, number: int, close_on_exec: bool) -> None:
+def _install(call: CaughtCall, fd: int, number: int, close_on_exec: bool) -> int | None:
     """Let the call return `number`, under which the target gets a duplicate of `fd`. OSError: EBADF for the number."""
     notification = cast(Notification, call)
-    notification.listener.send_descriptor(
+    return notification.listener.send_descriptor(
         notification.id, fd, os.O_CLOEXEC if close_on_exec else 0, unotify.ADDFD_FLAG_SETFD, number
     )

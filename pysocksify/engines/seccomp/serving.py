@@ -1,6 +1,7 @@
 """Serving a target: the listener and its dispatch in a service's loop. Imported while the target starts."""
 
 import fcntl
+import os
 from contextlib import suppress
 
 from pysocksify.config import Config
@@ -13,6 +14,7 @@ from pysocksify.engines.syscalls.descriptors import Descriptors
 from pysocksify.engines.syscalls.filter import Numbers
 from pysocksify.kernel import Kernel
 from pysocksify.supervisor.calls import Signalled
+from pysocksify.supervisor.openfiles import descendants
 from pysocksify.supervisor.processes import Link
 
 
@@ -24,7 +26,18 @@ def serve(
         with suppress(OSError):  # before Linux 6.6 each notification takes 50 microseconds more
             fcntl.ioctl(fd, unotify.IOCTL_NOTIF_SET_FLAGS, unotify.USER_NOTIF_FD_SYNC_WAKE_UP)
     service = Service(config, kernel, link, Signalled.LOOKED_FOR if killable else Signalled.UNSEEN)
-    calls = NotifiedCalls(service.reactor, arch, service.supervisor, service.report, Descriptors(), numbers)
+    calls = _calls(service, kernel, arch, numbers)
     listener = Listener(service.reactor, fd, calls.received, service.ended, send_at_once=kernel.addfd_send)
     service.run()
     listener.close()
+
+
+def _calls(service: Service, kernel: Kernel, arch: abi.Architecture, numbers: Numbers) -> NotifiedCalls:
+    reactor, supervisor, report = service.reactor, service.supervisor, service.report
+    if kernel.pidfd_getfd:
+        return NotifiedCalls(reactor, arch, supervisor, report, Descriptors(), numbers)
+    from pysocksify.engines.seccomp.adopted import Adopted  # here: containers need it
+    from pysocksify.engines.seccomp.adopting import AdoptingCalls
+
+    adopted = Adopted(reactor, supervisor.peer, lambda: descendants(os.getpid()))
+    return AdoptingCalls(reactor, arch, supervisor, report, adopted, numbers)

@@ -164,7 +164,11 @@ class Dispatch(ABC):
         sock.close()
         if sockaddr is None:
             call.proceed()
-            return
+        else:
+            self._tell_peer(call, sockaddr)
+
+    def _tell_peer(self, call: CaughtCall, sockaddr: bytes) -> None:
+        """Answer getpeername(2)."""
         address, length = call.args[1:3]
         size = self._room(call, length)
         self._memory.write(call.tid, address, sockaddr[:size])

@@ -6,17 +6,20 @@
 | sendto, sendmsg, sendmmsg | caught with MSG_FASTOPEN | they connect too (tcp(7)) |
 | sendmsg, sendmmsg, recvmsg, recvmmsg; sendto and recvfrom with a name | caught for `Numbers` | `datagrams` |
 | dup, dup2, dup3, fcntl F_DUPFD and F_DUPFD_CLOEXEC | caught for `Numbers` | `numbered` |
+| seccomp with a listener | EBUSY where calls are traced | USER_NOTIF outranks TRACE, and can let a call pass |
 | setsockopt | caught for devices and multicast memberships | they get a confined socket past its device |
 | getsockopt | caught for SOL_SOCKET, SO_ERROR | the outcome of a held connection |
 | getpeername | caught | the destination, not the proxy |
 | socket | passes for UNIX, NETLINK, ALG and TCP; else caught | UDP is made in the enclosure, the rest refused |
+| socket for TCP, bind, listen | caught where sockets are adopted | pidfd_getfd(2) is refused (`seccomp.adopted`) |
 | io_uring_setup | caught, to be refused | its operations pass no filter |
 | io_uring_enter, io_uring_register | ENOSYS | the same |
 | socket calls of the 32-bit ABI, its dup of `Numbers`; all of x32, of other architectures | ENOSYS | the same |
 
 A filter can't see a socket's type. Where UDP sockets can't be enclosed they get numbers of a range of their own
 (`Numbers`), and what could send on them is caught there. The rules are always in the filter, which is built before it's
-known; other files with such numbers are few, and pay for the calls of those two rows only.
+known; other files with such numbers are few, and pay for the calls of those two rows only. A tracer can't give numbers:
+for it, the calls of the first of the two rows are caught for all descriptors.
 
 What is caught waits for the supervisor; when that is dead the kernel answers ENOSYS: nothing goes out directly.
 """
@@ -59,33 +62,41 @@ class Numbers:
         return self.first <= number < self.end
 
 
-def program(arch: abi.Architecture, numbers: Numbers | None = None) -> bytes:
-    """The filter for one architecture, as an array of struct sock_filter."""
+def program(
+    arch: abi.Architecture, numbers: Numbers | None = None, *, adopting: bool = False, traced: bool = False
+) -> bytes:
+    """The filter for one architecture, as an array of struct sock_filter.
+
+    `adopting`: descriptors can't be taken from programs, so all their inet sockets are to be made by the supervisor.
+    `traced`: what is caught stops for a tracer, with `abi.TRACE_MARK`; there are no numbers then.
+    """
     numbers = numbers or Numbers.below(FD_SETSIZE)
     a = bpf.Assembler()
     a.load(bpf.ARCH)
     a.jump(bpf.JUMP_EQUAL, arch.audit_arch, "native")
     a.jump(bpf.JUMP_EQUAL, arch.compat.audit_arch, None, "refuse")
-    _compat(a, arch.compat, numbers)
+    _compat(a, arch.compat, None if traced else numbers)
     a.label("native")
     a.load(bpf.NR)
     if arch.x32_bit:
         a.jump(bpf.JUMP_ANY_BIT, arch.x32_bit, "refuse")
     for number in (arch.connect, arch.getpeername, abi.IO_URING_SETUP):
         a.jump(bpf.JUMP_EQUAL, number, "catch")
+    for number in (arch.bind, arch.listen) if adopting else ():
+        a.jump(bpf.JUMP_EQUAL, number, "catch")
     for number in (abi.IO_URING_ENTER, abi.IO_URING_REGISTER):
         a.jump(bpf.JUMP_EQUAL, number, "refuse")
     a.jump(bpf.JUMP_EQUAL, arch.getsockopt, "getsockopt")
     a.jump(bpf.JUMP_EQUAL, arch.socket, "socket")
     a.jump(bpf.JUMP_EQUAL, arch.setsockopt, "setsockopt")
-    a.jump(bpf.JUMP_EQUAL, arch.fcntl, "fcntl")
+    a.jump(bpf.JUMP_EQUAL, *((arch.seccomp, "seccomp") if traced else (arch.fcntl, "fcntl")))
     a.jump(bpf.JUMP_EQUAL, arch.sendto, "sendto")
     a.jump(bpf.JUMP_EQUAL, arch.recvfrom, "name")
     a.jump(bpf.JUMP_EQUAL, arch.sendmmsg, "sendmmsg")
-    for number in (arch.recvmsg, arch.recvmmsg, arch.dup, arch.dup3):
-        a.jump(bpf.JUMP_EQUAL, number, "number")
-    if arch.dup2 is not None:
-        a.jump(bpf.JUMP_EQUAL, arch.dup2, "number")
+    duplications = () if traced else (arch.dup, arch.dup2, arch.dup3)
+    for number in (arch.recvmsg, arch.recvmmsg, *duplications):
+        if number is not None:
+            a.jump(bpf.JUMP_EQUAL, number, "number")
     a.jump(bpf.JUMP_EQUAL, arch.sendmsg, None, "pass")
     a.load(bpf.argument(2))
     a.jump(bpf.JUMP_ANY_BIT, MSG_FASTOPEN, "catch", "number")
@@ -100,27 +111,35 @@ def program(arch: abi.Architecture, numbers: Numbers | None = None) -> bytes:
     a.jump(bpf.JUMP_EQUAL, 0, None, "number")
     a.load(bpf.argument(4) + 4)
     a.jump(bpf.JUMP_EQUAL, 0, "pass", "number")
-    _by_number(a, numbers, "fcntl", "number", "catch")
+    if traced:
+        a.label("number")
+        a.ret(abi.RET_TRACE | abi.TRACE_MARK)
+        _seccomp(a)
+    else:
+        _by_number(a, numbers, "fcntl", "number", "catch")
     _setsockopt(a)
     a.label("getsockopt")
     a.load(bpf.argument(1))
     a.jump(bpf.JUMP_EQUAL, socket.SOL_SOCKET, None, "pass")
     a.load(bpf.argument(2))
     a.jump(bpf.JUMP_EQUAL, socket.SO_ERROR, "catch", "pass")
-    _socket(a)
+    _socket(a, adopting)
     a.label("pass")
     a.ret(abi.RET_ALLOW)
     a.label("catch")
-    a.ret(abi.RET_USER_NOTIF)
+    a.ret(abi.RET_TRACE | abi.TRACE_MARK if traced else abi.RET_USER_NOTIF)
     a.label("refuse")
     a.ret(abi.RET_ERRNO | errno.ENOSYS)
     return a.assemble()
 
 
-def _compat(a: bpf.Assembler, compat: abi.Compat, numbers: Numbers) -> None:
+def _compat(a: bpf.Assembler, compat: abi.Compat, numbers: Numbers | None) -> None:
     a.load(bpf.NR)
     for number in (*compat.calls, abi.IO_URING_SETUP, abi.IO_URING_ENTER, abi.IO_URING_REGISTER):
         a.jump(bpf.JUMP_EQUAL, number, "refuse")
+    if numbers is None:
+        a.ret(abi.RET_ALLOW)
+        return
     for number in compat.duplications:
         a.jump(bpf.JUMP_EQUAL, number, "compat number")
     for number in compat.fcntls:
@@ -141,11 +160,14 @@ def _by_number(a: bpf.Assembler, numbers: Numbers, fcntl: str, number: str, insi
     a.jump(bpf.JUMP_GREATER_EQUAL, numbers.end, "pass", inside)
 
 
-def _socket(a: bpf.Assembler) -> None:
+def _socket(a: bpf.Assembler, adopting: bool) -> None:
     a.label("socket")
     a.load(bpf.argument(0))
     for family in (socket.AF_UNIX, socket.AF_NETLINK, AF_ALG):
         a.jump(bpf.JUMP_EQUAL, family, "pass")
+    if adopting:
+        a.ret(abi.RET_USER_NOTIF)
+        return
     a.jump(bpf.JUMP_EQUAL, socket.AF_INET, "inet")
     a.jump(bpf.JUMP_EQUAL, socket.AF_INET6, "inet", "catch")
     a.label("inet")
@@ -155,6 +177,15 @@ def _socket(a: bpf.Assembler) -> None:
     a.load(bpf.argument(2))
     a.jump(bpf.JUMP_EQUAL, 0, "pass")
     a.jump(bpf.JUMP_EQUAL, socket.IPPROTO_TCP, "pass", "catch")
+
+
+def _seccomp(a: bpf.Assembler) -> None:
+    a.label("seccomp")
+    a.load(bpf.argument(0))
+    a.jump(bpf.JUMP_EQUAL, abi.SECCOMP_SET_MODE_FILTER, None, "pass")
+    a.load(bpf.argument(1))
+    a.jump(bpf.JUMP_ANY_BIT, abi.FILTER_FLAG_NEW_LISTENER, None, "pass")
+    a.ret(abi.RET_ERRNO | errno.EBUSY)
 
 
 def _setsockopt(a: bpf.Assembler) -> None:
