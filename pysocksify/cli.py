@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
             if isinstance(answer, int):
                 return answer
             given = answer
+        if given.engines:
+            return _show_engines(given)
         _run(config.load(given, os.environ), list(given.command))
     except PysocksifyError as error:
         _say(str(error))
@@ -62,14 +64,18 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(settings: config.Config, command: list[str]) -> "NoReturn":
     """Run the program under the engine, and exit as it did: at once, nothing is left to be cleaned up."""
     from pysocksify import front
-    from pysocksify.engines.choice import choose
+    from pysocksify.engines import choice
 
     fd = _log(settings.log_file)
 
     def write_line(text: str) -> None:
         os.write(fd, _line(text))
 
-    engine = choose(settings, kernel.of(os.environ), command)
+    features = kernel.of(os.environ)
+    name, why = choice.decide(settings.engine, features, command)
+    if settings.verbosity > 0:
+        _say(why, fd, dated=settings.log_file is not None)
+    engine = choice.engine(name, settings, features)
     os._exit(front.run(command, engine, write_line=write_line, write_fd=fd, say=_say, unset=settings.unset))
 
 
@@ -89,12 +95,30 @@ def _line(text: str) -> bytes:
     return f"{PROGRAM_NAME}: {text.removeprefix(f'{PROGRAM_NAME}: ')}\n".encode("utf-8", "backslashreplace")
 
 
-def _say(text: str) -> None:
-    """Tell the person why the program isn't run, or not any more."""
+def _say(text: str, fd: int = 2, *, dated: bool = False) -> None:
+    """Tell the person why the program isn't run, or not any more, or how it is."""
+    if dated:
+        import time
+
+        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
     try:
-        os.write(2, _line(text))
+        os.write(fd, _line(text))
     except OSError:  # standard error is closed
         return
+
+
+def _show_engines(given: Options) -> int:
+    """--engines, which runs nothing: so no option beside it would mean anything. ConfigError."""
+    if given != Options(command=given.command, engines=True):
+        raise ConfigError("--engines", "", "runs nothing; leave the other options out")
+    import signal
+
+    from pysocksify.engines.overview import overview
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take away the statuses of children
+    print(overview(kernel.of(os.environ), list(given.command)))
+    sys.stdout.flush()  # here, not at exit: it may fail
+    return 0
 
 
 def _ask_click(words: list[str]) -> Options | int:
@@ -119,8 +143,13 @@ def _command() -> "click.Command":
     import click
 
     def collect(command: tuple[str, ...], **values: "Any") -> Options:
+        if not command and not values["engines"]:
+            raise click.MissingParameter(param=program)
         return options({field: value for field, value in values.items() if value is not None}, command)
 
+    program = click.Argument(
+        ["command"], nargs=-1, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED, shell_complete=_complete
+    )
     return click.Command(
         PROGRAM_NAME,
         callback=collect,
@@ -130,10 +159,7 @@ def _command() -> "click.Command":
                 ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
                 help="Show the version and exit.",
             ),
-            click.Argument(
-                ["command"], nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED,
-                shell_complete=_complete,
-            ),
+            program,
         ],
         help=HELP,
         epilog=EPILOG,

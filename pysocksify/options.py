@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-ENGINES = ("auto", "seccomp")
+ENGINES = ("auto", "seccomp", "preload", "ptrace", "python")
 DNS = ("fake", "system")
 
 # Kinds of option: TEXT, NUMBER (seconds) and COUNT (hops) take a value; a tuple is a value out of these; LIST takes one
@@ -54,7 +54,9 @@ OPTIONS = (
     Option(("--dns",), "dns", DNS, "",
            "Who resolves names: the last proxy (fake, the default) or this machine (system)."),
     Option(("--engine",), "engine", ENGINES, "",
-           "How the program's calls are caught (auto)."),
+           "How the program's calls are caught (auto: the first of them that works here for PROGRAM)."),
+    Option(("--engines",), "engines", FLAG, "",
+           "Show which engines work here, and for PROGRAM if one is given, and what each can't promise; run nothing."),
     Option(("--timeout",), "timeout", NUMBER, "SECONDS",
            "Limit for connecting to each hop and for each of its replies (10 and 15)."),
     Option(("-v", "--verbose"), "verbose", TALLY, "",
@@ -69,7 +71,8 @@ OPTIONS = (
 
 @record(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line says; None and () where it says nothing. `command` is PROGRAM and all that follows it."""
+    """What the command line says; None and () where it says nothing. `command` is PROGRAM and all that follows it; it
+    may be empty with `engines` only."""
 
     command: tuple[str, ...]
     proxies: tuple[str, ...] = ()
@@ -80,6 +83,7 @@ class Options:
     direct: tuple[str, ...] = ()
     dns: str | None = None
     engine: str | None = None
+    engines: bool = False
     timeout: float | None = None
     verbose: int = 0
     quiet: bool = False
@@ -105,7 +109,7 @@ def parse(arguments: list[str]) -> Options | None:
             taken = _take_short(word, by_name, rest, values)
         if not taken:
             return None
-    return options(values, rest[::-1]) if rest else None
+    return options(values, rest[::-1]) if rest or "engines" in values else None
 
 
 def options(values: "Mapping[str, Any]", command: "Sequence[str]") -> Options:

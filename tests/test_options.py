@@ -24,6 +24,8 @@ CASES: list[tuple[str, dict[str, object]]] = [
     ("--embedded ls", {"embedded": True}),
     ("--mode round_robin --length 2 ls", {"mode": "round_robin", "length": 2}),
     ("--engine seccomp --dns system ls", {"engine": "seccomp", "dns": "system"}),
+    ("--engine=preload ls", {"engine": "preload"}),
+    ("--engines ls", {"engines": True}),
     ("--direct 10.0.0.0/8 --direct=*.example ls", {"direct": ("10.0.0.0/8", "*.example")}),
     ("--timeout 2.5 ls", {"timeout": 2.5}),
     ("--timeout=3 ls", {"timeout": 3.0}),
@@ -74,7 +76,7 @@ def test_everything_after_the_program_is_its_own(words: list[str], command: tupl
 
 MISTAKES = [
     "", "--", "-v", "-p", "--proxy", "--proxy=a", "-p a", "--bogus ls", "-x ls", "-vx ls", "--embedded=1 ls",
-    "--mode all ls", "--engine preload ls", "--timeout soon ls", "--timeout ls", "--length 1.5 ls", "--prox a ls",
+    "--mode all ls", "--engine netns ls", "--timeout soon ls", "--timeout ls", "--length 1.5 ls", "--prox a ls",
     "-v=1 ls",
 ]  # fmt: skip
 
@@ -98,6 +100,11 @@ WORDS = [name for option in OPTIONS for name in option.names] + [
 @given(st.lists(st.sampled_from(WORDS), max_size=7))
 def test_any_line_is_read_as_click_does(words: list[str]) -> None:
     both(words)
+
+
+def test_engines_needs_no_program() -> None:
+    for words in (["--engines"], ["--engines", "--"]):
+        assert both(words) == Options(command=(), engines=True)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], ["-v", "--help", "ls"], ["-p", "x", "--version"]])
