@@ -58,12 +58,15 @@ class Connections:
         joined: Callable[[socket.socket, socket.socket], None],
         told: Callable[[Connection, Way, OSError | DialError | None], None],
         programs: Callable[[], list[int]],
+        same_process: bool = False,
     ) -> None:
+        """`programs` says which processes may have the sockets open; `same_process`: this one is among them."""
         self._reactor = reactor
         self._signalled = signalled
         self._joined = joined
         self._told = told
         self._programs = programs
+        self._own_duplicates = int(same_process)  # of a connection without an outcome
         self._all: dict[bytes, Connection] = {}
         self._failed = 0
         self._pending: set[Connection] = set()
@@ -435,7 +438,7 @@ class Connections:
                 idle.append(connection)
         if idle:
             try:
-                still_open = sockets_open(self._programs())
+                still_open = sockets_open(self._programs(), self._own_duplicates)
             except OSError:  # no descriptor left to look with: nothing is known
                 return
             for connection in idle:

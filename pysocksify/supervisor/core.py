@@ -78,10 +78,12 @@ class Supervisor:
         *,
         signalled: Signalled = Signalled.LOOKED_FOR,
         programs: Callable[[], list[int]] | None = None,
+        same_process: bool = False,
     ) -> None:
         """`target` is the first program's pid; children of the supervisor's own are added to `children`.
 
-        `programs` says which processes may have the target's sockets open; by default all descendants of this one.
+        `programs` says which processes may have the target's sockets open; by default all descendants of this one, and
+        with `same_process` this one, which is the target then.
         """
         self._reactor = reactor
         self._config = config
@@ -97,7 +99,8 @@ class Supervisor:
             signalled=signalled,
             joined=self._relay,
             told=self._tell,
-            programs=programs or (lambda: descendants(os.getpid())),
+            programs=programs or (lambda: [os.getpid()] * same_process + descendants(os.getpid())),
+            same_process=same_process,
         )
         self._ipv6 = kernel.ipv6 and _has_ipv6()
         self._fake = FakeAddresses()

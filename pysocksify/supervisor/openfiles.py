@@ -2,14 +2,16 @@
 
 import errno
 import os
+from collections import Counter
 
 
-def sockets_open(pids: list[int]) -> set[int]:
-    """The inodes of the sockets that any of the processes has open. What can't be read is passed over.
+def sockets_open(pids: list[int], more_than: int = 0) -> set[int]:
+    """The inodes of the sockets of which the processes have more than so many descriptors. What can't be read is passed
+    over.
 
     OSError: nothing can be read, for want of descriptors.
     """
-    inodes = set()
+    inodes: Counter[int] = Counter()
     for pid in pids:
         folder = f"/proc/{pid}/fd"
         try:
@@ -24,8 +26,8 @@ def sockets_open(pids: list[int]) -> set[int]:
             except OSError:
                 continue
             if link.startswith("socket:["):
-                inodes.add(int(link[8:-1]))
-    return inodes
+                inodes[int(link[8:-1])] += 1
+    return {inode for inode, count in inodes.items() if count > more_than}
 
 
 def descendants(root: int) -> list[int]:

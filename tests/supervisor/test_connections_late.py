@@ -263,7 +263,7 @@ class TestSweep:
     def test_nothing_is_given_up_when_nothing_can_be_looked_at(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a descriptor for /proc."""
 
-        def none_left(pids: list[int]) -> NoReturn:
+        def none_left(pids: list[int], more_than: int) -> NoReturn:
             looks.append(pids)
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 

@@ -33,6 +33,9 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 def test_ones_own(sock: socket.socket) -> None:
     assert inode(sock) in sockets_open([os.getpid()])
     assert inode(sock) not in sockets_open([])
+    assert inode(sock) not in sockets_open([os.getpid()], 1)
+    with sock.dup():
+        assert inode(sock) in sockets_open([os.getpid()], 1)
     gone = inode(sock)
     sock.close()
     assert gone not in sockets_open([os.getpid()])
