@@ -86,6 +86,13 @@ class Child:
             self._reader.join(PATIENCE)
             raise RuntimeError(f"{self.argv} ended with {status}:\n{self.log}")
 
+    def tell(self, line: str) -> None:
+        """Writes a line to its standard input, a pipe; harmless when it has ended."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(f"{line}\n".encode())
+            self.process.stdin.flush()
+
     def wait(self, timeout: float = PATIENCE) -> int:
         """Waits for its end; returns its exit status as subprocess gives it."""
         return self.process.wait(timeout)

@@ -12,8 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab import town
 from tests.lab.accounts import Account, readable
+from tests.lab.done import Done
 from tests.lab.proxies import SSH_OPTIONS
+from tests.lab.targets import Event
 
 PROGRAMS = Path(__file__).parent / "programs"
 REQUEST = "GET /peer HTTP/1.0\r\n\r\n"
@@ -60,15 +63,21 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """One program: the tool it needs, its command line, how many answers it prints, what it reads."""
+    """One program: the tool it needs, its command line, how many answers it prints, what it reads.
+
+    `kind` is what an engine may be unable to reach: `dynamic` (linked with libc), `static` or `python`. An answer
+    has `shows` in it, or else the address that the target saw.
+    """
 
     name: str
     command: Callable[[Place], list[str]]
+    kind: str = "dynamic"
     tool: str = ""
     answers: int = 1
     stdin: str = ""
     takes_names: bool = True
     service: str = "http"
+    shows: str = ""
 
 
 def clone(place: Place) -> list[str]:
@@ -82,6 +91,18 @@ def ssh(place: Place) -> list[str]:
     """ssh to the target's own sshd."""
     words = ["ssh", *SSH_OPTIONS, "-i", str(place.key), "-p", str(place.ports["ssh"]), f"root@{place.host}"]
     return [*words, "echo $SSH_CONNECTION"]
+
+
+def aria2(place: Place) -> list[str]:
+    """aria2c writes files only."""
+    options = "-q --no-conf --file-allocation=none"
+    script = f'set -e; d=$(mktemp -d); aria2c {options} -d "$d" -o f {shlex.quote(place.url)}; cat "$d/f"; rm -rf "$d"'
+    return ["sh", "-c", script]
+
+
+def nmap(place: Place) -> list[str]:
+    """A scan of one port with connect()."""
+    return ["nmap", "-sT", "-Pn", "-n", "-oG", "-", "-p", str(place.ports["watch"]), place.host]
 
 
 def java(place: Place, *words: str) -> list[str]:
@@ -102,24 +123,59 @@ CLIENTS = (
     ),
     Client(name="ssh", tool="ssh", command=ssh, service="ssh"),
     Client(name="git", tool="git", command=clone),
-    Client(name="python-urllib", command=lambda p: p.python("with_urllib.py", p.url)),
-    Client(name="python-requests", command=lambda p: p.python("with_requests.py", p.url)),
-    Client(name="python-asyncio", command=lambda p: p.python("with_asyncio.py", p.host, p.port, "20"), answers=20),
-    Client(name="python-aiohttp", command=lambda p: p.python("with_aiohttp.py", p.url)),
-    Client(name="python-threads", command=lambda p: p.python("with_threads.py", p.host, p.port, "50"), answers=50),
+    Client(name="aria2", tool="aria2c", command=aria2),
+    Client(name="nmap", tool="nmap", command=nmap, service="watch", shows="/open/tcp/"),
+    Client(name="python-urllib", kind="python", command=lambda p: p.python("with_urllib.py", p.url)),
+    Client(name="python-requests", kind="python", command=lambda p: p.python("with_requests.py", p.url)),
+    Client(
+        name="python-asyncio",
+        kind="python",
+        command=lambda p: p.python("with_asyncio.py", p.host, p.port, "20"),
+        answers=20,
+    ),
+    Client(name="python-aiohttp", kind="python", command=lambda p: p.python("with_aiohttp.py", p.url)),
+    Client(
+        name="python-threads",
+        kind="python",
+        command=lambda p: p.python("with_threads.py", p.host, p.port, "50"),
+        answers=50,
+    ),
     Client(name="c-threads", tool="gcc", command=lambda p: [f"{p.built}/threads", p.host, p.port, "50"], answers=50),
-    Client(name="go-http", tool="go", command=lambda p: [f"{p.built}/gohttp", p.url, "50"], answers=50),
-    Client(name="go-dial", tool="go", command=lambda p: [f"{p.built}/godial", f"{p.host}:{p.port}"]),
+    Client(name="go-http", kind="static", tool="go", command=lambda p: [f"{p.built}/gohttp", p.url, "50"], answers=50),
+    Client(name="go-dial", kind="static", tool="go", command=lambda p: [f"{p.built}/godial", f"{p.host}:{p.port}"]),
     Client(name="node-fetch", tool="node", command=lambda p: ["node", f"{p.built}/fetch.mjs", p.url]),
     Client(name="node-net", tool="node", command=lambda p: ["node", f"{p.built}/net.mjs", p.host, p.port]),
     Client(name="java-httpclient", tool="javac", command=lambda p: java(p, "Fetch", p.url)),
     Client(name="java-socket", tool="javac", command=lambda p: java(p, "Dial", p.host, p.port, "0")),
     Client(name="java-socket-timeout", tool="javac", command=lambda p: java(p, "Dial", p.host, p.port, "9000")),
-    Client(name="static-musl", tool="musl-gcc", command=lambda p: [f"{p.built}/byname-musl", p.host, p.port]),
+    Client(
+        name="static-musl", kind="static", tool="musl-gcc", command=lambda p: [f"{p.built}/byname-musl", p.host, p.port]
+    ),
     Client(name="glibc", tool="gcc", command=lambda p: [f"{p.built}/byname-glibc", p.host, p.port]),
-    Client(name="raw-calls", tool="gcc", command=lambda p: [f"{p.built}/rawcalls", p.host, p.port], takes_names=False),
+    Client(
+        name="raw-calls",
+        kind="static",
+        tool="gcc",
+        command=lambda p: [f"{p.built}/rawcalls", p.host, p.port],
+        takes_names=False,
+    ),
 )
 BY_NAME = {client.name: client for client in CLIENTS}
+
+
+def host(client: Client, scheme: str = "socks5") -> str:
+    """How the client names the target: SOCKS4 carries addresses only."""
+    return "target.test" if client.takes_names and scheme != "socks4" else town.TARGET
+
+
+def check(client: Client, done: Done, seen: tuple[Event, ...], address: str = town.EXIT) -> None:
+    """The program succeeded, and the target saw only the proxy."""
+    assert done.status == 0, done
+    assert done.err == "" or client.name.startswith("java"), done
+    assert done.out.count(client.shows or address) >= client.answers, done
+    peers = [event.peer for event in seen if event.service == client.service and event.peer]
+    assert set(peers) <= {address}
+    assert client.service == "ssh" or len(peers) >= client.answers
 
 
 def build(out: Path) -> dict[str, str]:

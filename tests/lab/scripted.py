@@ -39,10 +39,11 @@ class Script:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A request as it came in: destination, and when the reply to it was written (time.monotonic()), if it was."""
+    """A request as it came in: destination, who asked, and when the reply was written (time.monotonic()), if it was."""
 
     host: str
     port: int
+    peer: str
     answered: float | None
 
 
@@ -106,21 +107,22 @@ class ScriptedProxy:
             return
         writer.write(b"\x05\x00")
         host, port = await self._request(reader)
+        peer: str = writer.get_extra_info("peername")[0]
         await asyncio.sleep(self.script.delay)
         rep = self.script.answers.get(host, 0)
         reply = b"\x05" + bytes([rep]) + b"\x00\x01\xc6\x33\x64\x01\x04\x38"  # from 198.51.100.1:1080
         if self.script.silent:
-            self.asked.append(Asked(host=host, port=port, answered=None))
+            self.asked.append(Asked(host=host, port=port, peer=peer, answered=None))
             await reader.read()
             return
         if self.script.reset:
-            self.asked.append(Asked(host=host, port=port, answered=None))
+            self.asked.append(Asked(host=host, port=port, peer=peer, answered=None))
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             return
         upstream = None
         if not rep and self.script.cut is None and not self.script.banner:
             upstream = await asyncio.open_connection(self._names.get(host, host), port)
-        self.asked.append(Asked(host=host, port=port, answered=time.monotonic()))
+        self.asked.append(Asked(host=host, port=port, peer=peer, answered=time.monotonic()))
         writer.write(reply[: self.script.cut] + self.script.banner)
         await writer.drain()
         if upstream:

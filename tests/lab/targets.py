@@ -145,15 +145,14 @@ class Target:
     def _accept(self, name: str, sock: socket.socket) -> None:
         while True:
             try:
-                connection, _ = sock.accept()
+                connection, address = sock.accept()
             except OSError:
                 return
-            threading.Thread(target=self._talk, args=(name, connection), daemon=True).start()
+            threading.Thread(target=self._talk, args=(name, connection, *address[:2]), daemon=True).start()
 
-    def _talk(self, name: str, connection: socket.socket) -> None:
+    def _talk(self, name: str, connection: socket.socket, peer: str, port: int) -> None:
         with self._lock:
             self._connections.add(connection)
-        peer, port = connection.getpeername()[:2]
 
         def note(what: str, data: bytes = b"") -> None:
             self.log.add(Event(service=name, peer=peer, port=port, what=what, data=data))

@@ -1,20 +1,25 @@
 """Running pysocksify in the lab: command lines, how a program ended, and the names of the fixtures' types."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
+from tests.lab import surroundings
 from tests.lab.accounts import Account
 from tests.lab.children import Child, within
 from tests.lab.clients import Place
+from tests.lab.done import Done
 from tests.lab.proxies import Server
 from tests.lab.scripted import ScriptedProxy
+from tests.lab.ways import NESTED, Way
 
 CI = bool(os.environ.get("CI"))
 
@@ -32,35 +37,25 @@ def need(tool: str) -> None:
         missing(f"{tool} isn't installed")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """How a wrapped program ended: its status (negative: a signal, as subprocess has it) and what it wrote."""
-
-    status: int
-    out: str
-    err: str
-
-    def __str__(self) -> str:
-        return f"status {self.status}\n--- out ---\n{self.out[-3000:]}\n--- err ---\n{self.err[-3000:]}"
-
-    @property
-    def values(self) -> dict[str, str]:
-        """The `name=value` words of what it wrote."""
-        return dict(word.split("=", 1) for word in self.out.split() if "=" in word)
-
-
 def command(
-    account: Account,
+    way: Way,
     argv: Sequence[str],
     *,
     via: str | Sequence[str] = (),
     options: Sequence[str] = (),
     namespace: str | None = None,
 ) -> list[str]:
-    """The command line of a program wrapped with the proxies `via`, as an account, in a namespace."""
+    """The command line of a program wrapped with the proxies `via`, in one of the ways, in a namespace."""
     urls = [via] if isinstance(via, str) else via
-    proxy = [word for url in urls for word in ("-p", url)]
-    return within(namespace, account.command(*account.pysocksify, *proxy, *options, *argv))
+    proxy = [word for url in urls if url for word in ("-p", url)]
+    pysocksify = way.account.pysocksify
+    wrapper = [*pysocksify, *way.options, *proxy, *options]
+    if way.around == NESTED:
+        wrapper = [*pysocksify, "-p", way.outer, *wrapper]
+    words = way.account.command(*wrapper, *argv)
+    if way.around in surroundings.NAMES:
+        words = [sys.executable, surroundings.__file__, way.around, *words]
+    return within(namespace, words)
 
 
 def finish(
@@ -95,8 +90,37 @@ def text(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
+class Run:
+    """Runs programs in one way, from the closed client by default: `run(argv, via=url)`."""
+
+    def __init__(self, way: Way, wrap: "Wrap", place: "PlaceOf") -> None:
+        self.way = way
+        self._wrap = wrap
+        self._place = place
+
+    def __call__(self, argv: Sequence[str], **how: Any) -> Done:
+        """Wraps a program, as the fixture `wrap` does."""
+        return self._wrap(self.way, argv, **how)
+
+    def at(self, host: str) -> Place:
+        """Where a client goes."""
+        return self._place(self.way.account, host)
+
+    def python(self, program: str, *words: object, **how: Any) -> Done:
+        """Wraps one of the lab's Python programs."""
+        return self(self.at("").python(program, *map(str, words)), **how)
+
+    def connects(self, *destinations: str, **how: Any) -> dict[str, Any]:
+        """What connects.py saw of non-blocking connects to HOST:PORT, all at once."""
+        done = self.python("connects.py", *destinations, **how)
+        assert done.status == 0, done
+        result: dict[str, Any] = json.loads(done.out)
+        return result
+
+
 Servers = Callable[[str], Server]
 Scripted = Callable[..., ScriptedProxy]
 Wrap = Callable[..., Done]
 Background = Callable[..., Child]
+Behaviour = Callable[..., Done]
 PlaceOf = Callable[[Account, str], Place]

@@ -1,20 +1,14 @@
 """What goes through a connection once it stands: whole, in order, with its ends, its resets and its urgent bytes."""
 
 import hashlib
-import os
 
 import pytest
 
 from tests.lab import targets
-from tests.lab.accounts import Account
+from tests.lab.done import Done
 from tests.lab.scripted import Script
 from tests.lab.targets import Event, Target
-from tests.lab.wrapped import Done, PlaceOf, Scripted, Servers, Wrap
-
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for network namespaces"),
-]
+from tests.lab.wrapped import Run, Scripted, Servers
 
 GIGABYTE = 1 << 30
 MODES = ("blocking", "held")
@@ -27,22 +21,21 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def talk(mode: str, user_account: Account, wrap: Wrap, place: PlaceOf, target: Target, servers: Servers) -> "Talk":
+def talk(mode: str, run: Run, target: Target, servers: Servers) -> "Talk":
     """Runs one conversation of talk.py with a service of the target, through the bundled server."""
-    return Talk(mode, user_account, wrap, place, target, servers("bundled").url("socks5"))
+    return Talk(mode, run, target, servers("bundled").url("socks5"))
 
 
 class Talk:
     """`talk("early", "early")`: what to say, to which service."""
 
-    def __init__(self, mode: str, account: Account, wrap: Wrap, place: PlaceOf, target: Target, via: str) -> None:
-        self.mode, self.account, self.wrap, self.place, self.target, self.via = mode, account, wrap, place, target, via
+    def __init__(self, mode: str, run: Run, target: Target, via: str) -> None:
+        self.mode, self.run, self.target, self.via = mode, run, target, via
         self.mark = target.log.mark()
 
     def __call__(self, what: str, service: str, *extra: str, via: str | None = None, port: int = 0) -> Done:
-        number = str(port or self.target.ports[service])
-        words = self.place(self.account, "target.test").python("talk.py", what, "target.test", number, self.mode)
-        done = self.wrap(self.account, [*words, *extra], via=via or self.via)
+        number = port or self.target.ports[service]
+        done = self.run.python("talk.py", what, "target.test", number, self.mode, *extra, via=via or self.via)
         assert done.status == 0, done
         return done
 
@@ -51,6 +44,7 @@ class Talk:
         return self.target.log.wait(self.mark, lambda event: event.what == what)
 
 
+@pytest.mark.everywhere
 def test_the_server_speaks_first(talk: Talk) -> None:
     assert talk("banner", "banner").out.strip() == targets.BANNER.decode().strip()
 
@@ -65,6 +59,7 @@ def test_half_close_by_the_target_host(talk: Talk) -> None:
     assert talk.saw("end of file").data == b"after your end"
 
 
+@pytest.mark.everywhere
 def test_half_close_by_the_program(talk: Talk) -> None:
     digest = hashlib.sha256(b"x" * 100_000).hexdigest()
     assert talk("half-close", "sink").out.strip() == f"100000 {digest}"
@@ -92,20 +87,10 @@ def test_five_hundred_connections(talk: Talk) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("direction", ["get", "put"])
-def test_a_gigabyte(
-    direction: str,
-    mode: str,
-    user_account: Account,
-    wrap: Wrap,
-    place: PlaceOf,
-    target: Target,
-    servers: Servers,
-) -> None:
+def test_a_gigabyte(direction: str, mode: str, run: Run, target: Target, servers: Servers) -> None:
     service = {"get": "source", "put": "sink"}[direction]
-    words = [direction, "target.test", str(target.ports[service]), str(GIGABYTE)]
-    extra = ["held"] if mode == "held" else []
-    program = place(user_account, "target.test").python("stream.py", *words, *extra)
-    done = wrap(user_account, program, via=servers("bundled").url("socks5"), timeout=100.0)
+    words = [direction, "target.test", target.ports[service], GIGABYTE, *(["held"] if mode == "held" else [])]
+    done = run.python("stream.py", *words, via=servers("bundled").url("socks5"), timeout=100.0)
     assert done.status == 0, done
     lines = done.out.strip().splitlines()
     if direction == "get":

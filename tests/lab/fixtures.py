@@ -1,4 +1,7 @@
-"""Fixtures for tests of whole programs: the lab, put together once per run, and `wrap`, which runs pysocksify in it."""
+"""Fixtures for tests of whole programs: the lab, put together once per run, and `wrap`, which runs pysocksify in it.
+
+`tests/conftest.py` has every test see them.
+"""
 
 import os
 import shutil
@@ -11,7 +14,9 @@ import pytest
 
 from tests.lab import accounts, clients, proxies, scripted, targets, town
 from tests.lab.children import Child
-from tests.lab.wrapped import CI, Background, Done, PlaceOf, Scripted, Servers, Wrap, command, finish, need
+from tests.lab.done import Done
+from tests.lab.ways import Way
+from tests.lab.wrapped import CI, Background, PlaceOf, Scripted, Servers, Wrap, command, finish, need
 
 
 @pytest.fixture(scope="session")
@@ -81,11 +86,10 @@ def user_account(folder: Path) -> accounts.Account:
     return accounts.nobody(folder) if os.geteuid() == 0 else accounts.myself(folder)
 
 
-@pytest.fixture(params=["root", "user"])
-def account(request: pytest.FixtureRequest) -> accounts.Account:
-    """Both accounts, one after the other."""
-    found: accounts.Account = request.getfixturevalue(f"{request.param}_account")
-    return found
+@pytest.fixture
+def user(user_account: accounts.Account) -> Way:
+    """The engine that `auto` takes, as an ordinary user."""
+    return Way(account=user_account)
 
 
 @pytest.fixture(scope="session")
@@ -135,14 +139,14 @@ def scripted_proxy(lab_town: town.Town) -> Iterator[Scripted]:
 
 @pytest.fixture
 def wrap(lab_town: town.Town) -> Iterator[Wrap]:
-    """Runs a program to its end through proxies: `wrap(account, argv, via=url)`, in the closed client by default.
+    """Runs a program to its end through proxies: `wrap(way, argv, via=url)`, in the closed client by default.
 
     Afterwards no packet may have left past the proxies and no process may be left.
     """
     before = lab_town.leaks(), lab_town.direct()
 
     def wrapped(
-        account: accounts.Account,
+        way: Way,
         argv: Sequence[str],
         *,
         via: str | Sequence[str] = (),
@@ -152,8 +156,8 @@ def wrap(lab_town: town.Town) -> Iterator[Wrap]:
         stdin: str = "",
         timeout: float = 40.0,
     ) -> Done:
-        line = command(account, argv, via=via, options=options, namespace=namespace or lab_town.closed)
-        return finish(line, environment={**account.environment, **(env or {})}, stdin=stdin, timeout=timeout)
+        line = command(way, argv, via=via, options=options, namespace=namespace or lab_town.closed)
+        return finish(line, environment={**way.environment, **(env or {})}, stdin=stdin, timeout=timeout)
 
     yield wrapped
     left = lab_town.settle(lab_town.closed) + lab_town.settle(lab_town.open)
@@ -163,19 +167,19 @@ def wrap(lab_town: town.Town) -> Iterator[Wrap]:
 
 @pytest.fixture
 def background(lab_town: town.Town) -> Iterator[Background]:
-    """Starts a wrapped program that goes on: `background(account, argv, via=url)`; what is left of it is ended."""
+    """Starts a wrapped program that goes on: `background(way, argv, via=url)`; what is left of it is ended."""
     children: list[Child] = []
 
     def start(
-        account: accounts.Account,
+        way: Way,
         argv: Sequence[str],
         *,
         via: str | Sequence[str] = (),
         options: Sequence[str] = (),
         namespace: str | None = None,
     ) -> Child:
-        line = command(account, argv, via=via, options=options, namespace=namespace or lab_town.closed)
-        child = Child(*line, env=account.environment, stdin=subprocess.PIPE)
+        line = command(way, argv, via=via, options=options, namespace=namespace or lab_town.closed)
+        child = Child(*line, env=way.environment, stdin=subprocess.PIPE)
         children.append(child)
         return child
 

@@ -1,0 +1,97 @@
+"""Blocking connects: signals, time limits, fast open, sockets used again, children and what a program does wrong."""
+
+import errno
+
+import pytest
+
+from tests.lab import town
+from tests.lab.scripted import Script
+from tests.lab.targets import Target
+from tests.lab.wrapped import Behaviour, Run, Scripted, Servers
+
+DELAY = 0.25  # seconds for each of the scripted proxy's two replies; behaviour.c's alarm comes after 0.2
+ONE = 2 * DELAY
+
+
+@pytest.mark.parametrize("how", ["sendto", "sendmsg", "sendmmsg", "connect"])
+def test_fast_open(how: str, behaviour: Behaviour, servers: Servers) -> None:
+    done = behaviour(f"fastopen-{how}", via=servers("bundled").url("socks5"))
+    assert done.status == 0, done
+    assert town.EXIT in done.out, done
+
+
+def test_a_time_limit_by_so_sndtimeo(behaviour: Behaviour, scripted_proxy: Scripted) -> None:
+    proxy = scripted_proxy(Script(delay=DELAY))
+    done = behaviour("sndtimeo", "300", via=proxy.url())
+    assert int(done.values["connect"]) == errno.EINPROGRESS, done
+    assert 0.29 < float(done.values["took"]) < 0.45, done
+    assert town.EXIT in done.out, done
+    enough = behaviour("sndtimeo", "5000", via=proxy.url())
+    assert enough.values["connect"] == "0", enough
+    assert town.EXIT in enough.out, enough
+
+
+@pytest.mark.everywhere
+def test_a_signal(behaviour: Behaviour, scripted_proxy: Scripted) -> None:
+    done = behaviour("alarm", via=scripted_proxy(Script(delay=DELAY)).url())
+    assert int(done.values["connect"]) == errno.EINTR, done
+    assert float(done.values["took"]) < 0.3, done
+    assert done.values["alarms"] == "1", done
+    assert done.values["so_error"] == "0", done
+    assert float(done.values["up"]) >= 0.9 * ONE, done
+    assert town.EXIT in done.out, done
+
+
+def test_a_signal_whose_handler_restarts(behaviour: Behaviour, scripted_proxy: Scripted) -> None:
+    done = behaviour("alarm-restart", via=scripted_proxy(Script(delay=DELAY)).url())
+    assert done.values["connect"] == "0", done
+    assert done.values["alarms"] == "1", done
+    assert town.EXIT in done.out, done
+
+
+def test_a_signal_that_ends_the_program(behaviour: Behaviour, scripted_proxy: Scripted) -> None:
+    done = behaviour("alarm-kills", via=scripted_proxy(Script(silent=True)).url())
+    assert done.status == -14, done
+
+
+@pytest.mark.foreign
+def test_wget_gives_up_in_time(run: Run, scripted_proxy: Scripted) -> None:
+    proxy = scripted_proxy(Script(silent=True))
+    words = ["wget", "-q", "-T1", "-t1", "-O-", f"http://{town.TARGET}/"]
+    done = run(words, via=proxy.url(), timeout=4.0)
+    assert done.status == 4, done
+
+
+@pytest.mark.everywhere
+@pytest.mark.parametrize("what", ["plain", "vfork", "spawn"])
+def test_children(what: str, behaviour: Behaviour, servers: Servers) -> None:
+    done = behaviour(what, via=servers("bundled").url("socks5"))
+    assert done.status == 0, done
+    assert town.EXIT in done.out, done
+
+
+def test_a_socket_can_be_used_again(behaviour: Behaviour, target: Target, servers: Servers) -> None:
+    done = behaviour("again", str(target.refused), via=servers("bundled").url("socks5"))
+    assert int(done.values["refused"]) == errno.ECONNREFUSED, done
+    assert done.values["connect"] == "0", done
+    assert town.EXIT in done.out, done
+
+
+def test_memory_that_cant_be_written(behaviour: Behaviour, servers: Servers) -> None:
+    """The program's mistake is its own: EFAULT, and the supervisor goes on."""
+    done = behaviour("unwritable", via=servers("bundled").url("socks5"))
+    assert done.values == {"send": str(errno.EFAULT), "connect": "0"}, done
+
+
+def test_a_stop_while_another_thread_connects(behaviour: Behaviour, scripted_proxy: Scripted) -> None:
+    """Ctrl-Z gives the prompt back at once, not when the chain stands; and the connection goes on after `fg`."""
+    done = behaviour("stopped", via=scripted_proxy(Script(delay=1.0)).url())
+    assert done.values["stopped"] == "1"
+    assert float(done.values["after"]) < 0.8
+    assert done.values["connect"] == "0", done
+
+
+def test_a_program_that_nobody_may_look_into(behaviour: Behaviour, servers: Servers) -> None:
+    """PR_SET_DUMPABLE: what only asks is the kernel's to answer, what connects is refused."""
+    done = behaviour("closed", via=servers("bundled").url("socks5"))
+    assert done.values == {"connect": "0", "peer": "0", "error": "0", "again": str(errno.EACCES)}, done
