@@ -26,6 +26,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Collection
 
+from pysocksify.engines.handover.wire import stand_aside
 from pysocksify.program import OWN_FAILURE, NotStartedError, check_program, coerced_locale, execute
 from pysocksify.supervisor import processes
 from pysocksify.supervisor.processes import DROPPED, FAILED, FORWARD, LINE, MESSAGE_LIMIT, STATUS, TARGET
@@ -101,12 +102,13 @@ class _Program:
     def become(self, engine: processes.Engine) -> "NoReturn":
         """Install the catching and execute the program. In the target only."""
         try:
-            try:
-                engine.in_target()
-            except OSError as error:
-                raise NotStartedError(f"can't be caught: {error.strerror or error}", OWN_FAILURE) from error
             for name in (*self.unset, *coerced_locale()):
                 os.environ.pop(name, None)
+            stand_aside(os.environ)
+            try:
+                engine.in_target(self.argv)
+            except OSError as error:
+                raise NotStartedError(f"can't be caught: {error.strerror or error}", OWN_FAILURE) from error
             for number in self.defaults:
                 signal.signal(number, signal.SIG_DFL)
             if self.children_ignored:

@@ -49,7 +49,7 @@ class SeccompEngine:
         self._mine.close()
         self._targets.close()
 
-    def in_target(self) -> None:
+    def in_target(self, command: list[str]) -> None:
         """Install the filter, hand the listener over and wait for the go-ahead."""
         self._mine.close()
         try:
