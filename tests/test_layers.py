@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("polling", "reactor", "report", "dial", "relay"),
     ("server", "supervisor"),
     ("engines",),
-    ("front", "cli"),
+    ("front", "cli", "library"),
     ("__init__", "__main__"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

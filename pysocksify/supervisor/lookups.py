@@ -20,9 +20,9 @@ Found = Callable[[int, Sequence[str], str], None]
 """Is told an errno (0; ENOENT, ENODATA, EAGAIN, EIO), addresses, and the canonical name."""
 
 _ERRNOS = {
+    getattr(socket, "EAI_NODATA", socket.EAI_NONAME): errno.ENODATA,  # not every system has these
+    getattr(socket, "EAI_ADDRFAMILY", socket.EAI_NONAME): errno.ENODATA,
     socket.EAI_NONAME: errno.ENOENT,
-    socket.EAI_NODATA: errno.ENODATA,
-    socket.EAI_ADDRFAMILY: errno.ENODATA,
     socket.EAI_AGAIN: errno.EAGAIN,
 }
 
