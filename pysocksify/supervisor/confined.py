@@ -20,6 +20,7 @@ is forgotten makes a name server silent or shows a loopback address, and opens n
 """
 
 import errno
+import os
 import socket
 import sys
 from collections import OrderedDict
@@ -93,9 +94,12 @@ class Datagram:
 class Confined:
     """The UDP sockets of the target, and where what they send arrives."""
 
-    def __init__(self, reactor: Reactor, query: Query, refused: Callable[[int, Address], None]) -> None:
-        """`refused` is told the thread and the destination of what can't be carried."""
+    def __init__(
+        self, reactor: Reactor, query: Query, refused: Callable[[int, Address], None], *, ipv6: bool = True
+    ) -> None:
+        """`refused` is told the thread and the destination of what can't be carried. Without `ipv6` there's no ::1."""
         self._reactor = reactor
+        self._ipv6 = ipv6
         self._query = query
         self._refused = refused
         self._stand_ins: OrderedDict[Destination, socket.socket] = OrderedDict()
@@ -217,6 +221,8 @@ class Confined:
         family = destination.address.family
         assert family is not None
         try:
+            if family == socket.AF_INET6 and not self._ipv6:
+                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
             if destination.address.port == DNS_PORT:
                 end = self._stand_in(destination, family)
             else:

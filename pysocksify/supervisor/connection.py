@@ -2,6 +2,8 @@
 
 DIALLING   the direct path: the target's own socket is being connected; blocking calls wait
 HELD       the socket is in SYN_SENT on the hold address, the dial goes on beside it; calls may wait
+           (where no hold is to be had it's left alone, and calls do wait)
+EARLY      no hold is to be had: the socket stands on an entrance of ours, the dial goes on beside it (`early`)
 RELEASED   the held socket stands; the kernel still owes the program one 0 for its connect()
 UP         it stands
 FAILED     the dial failed while nobody waited: the errno is told by SO_ERROR or the next connect()
@@ -19,10 +21,11 @@ from pysocksify.dial.transport import Transport
 from pysocksify.reactor import Steps, Task, Timer
 from pysocksify.supervisor.calls import Call
 from pysocksify.supervisor.direct import TargetSocket
-from pysocksify.supervisor.hold import Hold
+from pysocksify.supervisor.early import Arrival
+from pysocksify.supervisor.hold import TCP_SYN_SENT, Hold
 
 SO_COOKIE = 57
-TCP_SYN_SENT, TCP_CLOSE, TCP_LISTEN = 2, 7, 10  # net/tcp_states.h
+TCP_CLOSE, TCP_LISTEN = 7, 10  # net/tcp_states.h
 NO_TIMEOUT = bytes(16)  # struct timeval
 
 Way = tuple[object, ...]
@@ -40,6 +43,7 @@ class State(Enum):
 
     DIALLING = auto()
     HELD = auto()
+    EARLY = auto()
     RELEASED = auto()
     UP = auto()
     FAILED = auto()
@@ -67,6 +71,8 @@ class Connection:
     state: State
     error: int = 0
     hold: Hold | None = None
+    arrival: Arrival | None = None
+    keepalive: list[tuple[int, int, int]] = field(default_factory=list)
     transport: TargetSocket | None = None
     task: "Task[Any] | None" = None
     waiters: list[Waiter] = field(default_factory=list)

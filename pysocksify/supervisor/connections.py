@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pysocksify.address import Address
 from pysocksify.dial.transport import OwnSocket
 from pysocksify.errors import DialError
+from pysocksify.kernel import Kernel
 from pysocksify.linux import connect, dissolve
 from pysocksify.reactor import WRITE, Reactor, Ready, Steps, Task, Timer
 from pysocksify.supervisor import hold as holding
@@ -36,11 +37,14 @@ from pysocksify.supervisor.connection import (
     send_timeout,
 )
 from pysocksify.supervisor.direct import DoesNotFit, OwnFault, TargetSocket
+from pysocksify.supervisor.early import Arrival, Entrances
 from pysocksify.supervisor.openfiles import sockets_open
 
 RELEASE_TIME = 10.0  # seconds; a simultaneous open on loopback takes 20 µs, and a stopped machine not for ever
 SWEEP_INTERVAL = 1.0
 PEERS_REMEMBERED = 65536  # as many connections at once as a process may have files (nr_open is larger, its use isn't)
+
+KERNEL = Kernel()
 
 
 class Connections:
@@ -59,6 +63,7 @@ class Connections:
         told: Callable[[Connection, Way, OSError | DialError | None], None],
         programs: Callable[[], list[int]],
         same_process: bool = False,
+        kernel: Kernel = KERNEL,
     ) -> None:
         """`programs` says which processes may have the sockets open; `same_process`: this one is among them."""
         self._reactor = reactor
@@ -70,7 +75,9 @@ class Connections:
         self._all: dict[bytes, Connection] = {}
         self._failed = 0
         self._pending: set[Connection] = set()
+        self._kernel = kernel
         self._holds: holding.Holds | None = None
+        self._entrances: Entrances | None = None
         self._signals = Signals()
         self._look: Timer | None = None
         self._sweep: Timer | None = None
@@ -79,6 +86,11 @@ class Connections:
     def pending(self) -> int:
         """How many connections have no outcome yet."""
         return len(self._pending)
+
+    @property
+    def delivering(self) -> bool:
+        """Whether programs may have sent something to connections that have no outcome yet."""
+        return any(connection.state is State.EARLY for connection in self._pending)
 
     @property
     def failures_kept(self) -> bool:
@@ -141,14 +153,18 @@ class Connections:
         `sock` is closed unless False is returned.
         """
         state = connection.state
-        if state is State.HELD and is_connected(sock):  # the program was faster than the event that says so to us
+        blocking = os.get_blocking(sock.fileno())
+        # the program was faster than the event that says so to us; or it was told early
+        if (state is State.HELD or (state is State.EARLY and not blocking)) and is_connected(sock):
             call.answer(connect(sock.fileno(), connection.sockaddr))
             sock.close()
             return True
-        if state in (State.DIALLING, State.HELD):
-            blocking = os.get_blocking(sock.fileno())
+        if state in (State.DIALLING, State.HELD) or (state is State.EARLY and is_connected(sock)):
             limit = send_timeout(sock) if blocking else None
-            sock.close()
+            if connection.sock is None:
+                connection.sock = sock
+            else:
+                sock.close()
             if blocking:
                 self._wait(connection, call, then, limit)
             else:
@@ -200,6 +216,8 @@ class Connections:
             connection.transport.put_back()
         if connection.hold is not None and connection.sock is not None:
             holding.put_back(connection.sock, connection.hold)
+        if connection.arrival is not None:
+            connection.arrival.reset()
         self._answer_all(connection, errno.ECONNABORTED)
         self._settle(connection)
         self._all.pop(connection.cookie, None)
@@ -242,10 +260,13 @@ class Connections:
     def _start_hold(self, connection: Connection, call: Call | None) -> bool:
         """Hold the socket and dial beside it. False: it can't be held, and the callers have been told."""
         assert connection.sock is not None
+        connection.state = State.HELD
         try:
-            if self._holds is None:
-                self._holds = holding.Holds()
-            connection.hold = self._holds.hold(connection.sock)
+            if self._can_hold():
+                assert self._holds is not None
+                connection.hold = self._holds.hold(connection.sock)
+            elif call is not None:
+                self._enter_early(connection)
         except OSError as refusal:  # CannotHold; or the supervisor has no descriptor left for its own part of it
             number = refusal.errno or errno.ENETUNREACH
             number = errno.ENOBUFS if number in (errno.EMFILE, errno.ENFILE) else number
@@ -257,7 +278,6 @@ class Connections:
             self._settle(connection)
             self._all.pop(connection.cookie, None)
             return False
-        connection.state = State.HELD
         self._watch_holds()
 
         def done(value: tuple[Way, socket.socket, socket.socket] | None, error: BaseException | None) -> None:
@@ -273,44 +293,87 @@ class Connections:
         task.start()
         return True
 
+    def _can_hold(self) -> bool:
+        """Whether sockets can be held, and released: tried once, with the first one. OSError: no descriptor is left."""
+        if self._holds is None and self._kernel.simultaneous_open:
+            holds = holding.Holds(ipv6=self._kernel.ipv6)
+            if holding.cross(holds):
+                self._holds = holds
+            else:
+                self._kernel = self._kernel.without(("simultaneous_open",))
+        return self._holds is not None
+
+    def _enter(self, connection: Connection) -> Arrival:
+        """Connect the program's socket to an entrance. OSError."""
+        assert connection.sock is not None
+        if self._entrances is None:
+            self._entrances = Entrances(self._reactor, ipv6=self._kernel.ipv6)
+        arrival = connection.arrival = self._entrances.enter(connection.sock)
+        return arrival
+
+    def _enter_early(self, connection: Connection) -> None:
+        """Nobody waits for the outcome: let the socket stand, and be the program's alone. OSError."""
+        self._enter(connection)
+        connection.state = State.EARLY
+        assert connection.sock is not None
+        connection.keepalive = holding.keepalive(connection.sock)
+        connection.sock.close()
+        connection.sock = None
+
     def _dial_beside(self, connection: Connection) -> Steps[tuple[Way, socket.socket, socket.socket]]:
         transport = OwnSocket()
         try:
             way = yield from connection.dial(transport)
-            assert connection.sock is not None
-            assert connection.hold is not None
-            holding.copy_keepalive(connection.sock, transport.sock)
-            other = holding.release(connection.sock, connection.hold)
-            try:
-                yield Ready(other.fileno(), WRITE, self._reactor.now() + RELEASE_TIME)
-                error = other.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if error:
-                    raise OSError(error, "the program gave the connection up")
-            except BaseException:
-                other.close()
-                raise
+            if connection.sock is not None:
+                connection.keepalive = holding.keepalive(connection.sock)
+            for level, option, value in connection.keepalive:
+                transport.sock.setsockopt(level, option, value)
+            if connection.hold is None:
+                other = yield from (connection.arrival or self._enter(connection)).take(self._reactor)
+            else:
+                other = yield from self._other_end(connection, connection.hold)
         except BaseException:
             transport.close()
             raise
         return way, other, transport.sock
 
+    def _other_end(self, connection: Connection, hold: holding.Hold) -> Steps[socket.socket]:
+        """The other end of the held socket, which stands then. OSError."""
+        assert connection.sock is not None
+        other = holding.release(connection.sock, hold)
+        try:
+            yield Ready(other.fileno(), WRITE, self._reactor.now() + RELEASE_TIME)
+            error = other.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                raise OSError(error, "the program gave the connection up")
+        except BaseException:
+            other.close()
+            raise
+        return other
+
     def _release(self, connection: Connection, way: Way, other: socket.socket, chain: socket.socket) -> None:
-        sock, hold = connection.sock, connection.hold
-        assert sock is not None
-        assert hold is not None
-        holding.put_back(sock, hold)
+        sock, hold, arrival = connection.sock, connection.hold, connection.arrival
         connection.state = State.RELEASED
+        if hold is not None:
+            assert sock is not None
+            holding.put_back(sock, hold)
         # where the kernel looks when connect() is called once more; any address does, a socket that stands goes nowhere
         if connection.waiters:
-            holding.finish(sock, hold)
+            assert sock is not None
+            if hold is not None:
+                holding.finish(sock, hold)
+            elif arrival is not None:
+                connect(sock.fileno(), arrival.sockaddr)
             connection.state = State.UP
         self._end(connection, way, None)
         self._joined(other, chain)
 
     def _fail_hold(self, connection: Connection, failure: OSError | DialError) -> None:
         sock, hold = connection.sock, connection.hold
+        if hold is None:
+            self._fail_beside(connection, failure)
+            return
         assert sock is not None
-        assert hold is not None
         if connection.waiters:
             dissolve(sock.fileno())
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -324,6 +387,15 @@ class Connections:
         self._failed += not kernels
         self._told(connection, (), failure)
         self._settle(connection)
+
+    def _fail_beside(self, connection: Connection, failure: OSError | DialError) -> None:
+        """A program that was told early sees a reset; a call that waits is told the truth."""
+        if connection.arrival is not None:
+            connection.arrival.reset()
+            if connection.sock is not None:
+                dissolve(connection.sock.fileno())
+                connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._end(connection, (), failure)
 
     # outcomes and waiting calls
 
@@ -355,7 +427,7 @@ class Connections:
     def _settle(self, connection: Connection) -> None:
         """No more to come: the program's socket is its own again."""
         self._pending.discard(connection)
-        connection.hold = connection.transport = None
+        connection.hold = connection.transport = connection.arrival = None
         if connection.sock is not None:
             connection.sock.close()
             connection.sock = None
@@ -380,9 +452,7 @@ class Connections:
         if limit is not None:
 
             def expire() -> None:  # socket(7), SO_SNDTIMEO: EINPROGRESS, and the attempt goes on
-                if waiter in connection.waiters:
-                    connection.waiters.remove(waiter)
-                    call.answer(errno.EINPROGRESS)
+                self._let_go(connection, waiter, errno.EINPROGRESS)
 
             waiter.timer = self._reactor.call_at(self._reactor.now() + limit, expire)
         if self._look is None and self._signalled is Signalled.LOOKED_FOR:
@@ -419,7 +489,18 @@ class Connections:
             connection.waiters.remove(waiter)
             if waiter.timer is not None:
                 waiter.timer.cancel()
+            self._left_alone(connection)
             waiter.call.answer(error)
+
+    def _left_alone(self, connection: Connection) -> None:
+        """Where no hold is to be had, a socket that nobody waits for may be polled next: it must not look closed."""
+        if connection.waiters or connection.hold is not None or connection.state is not State.HELD:
+            return
+        try:
+            self._enter_early(connection)
+        except OSError as failure:
+            self._told(connection, (), failure)
+            self.forget(connection)
 
     def _watch_holds(self) -> None:
         if self._sweep is None:
@@ -434,6 +515,7 @@ class Connections:
         idle = []
         for connection in list(self._pending):
             connection.waiters = [waiter for waiter in connection.waiters if waiter.call.waits()]
+            self._left_alone(connection)
             if not connection.waiters and self._reactor.now() - connection.started > SWEEP_INTERVAL:
                 idle.append(connection)
         if idle:
@@ -442,9 +524,12 @@ class Connections:
             except OSError:  # no descriptor left to look with: nothing is known
                 return
             for connection in idle:
-                assert connection.sock is not None
-                if os.fstat(connection.sock.fileno()).st_ino not in still_open:
-                    dissolve(connection.sock.fileno())  # it may be on its way to a program by SCM_RIGHTS
+                arrival = connection.arrival
+                if connection.sock is not None:
+                    if os.fstat(connection.sock.fileno()).st_ino not in still_open:
+                        dissolve(connection.sock.fileno())  # it may be on its way to a program by SCM_RIGHTS
+                        self.forget(connection)
+                elif arrival is not None and arrival.inode not in still_open and arrival.silent:
                     self.forget(connection)
 
 

@@ -101,6 +101,7 @@ class Supervisor:
             told=self._tell,
             programs=programs or (lambda: [os.getpid()] * same_process + descendants(os.getpid())),
             same_process=same_process,
+            kernel=kernel,
         )
         self._ipv6 = kernel.ipv6 and _has_ipv6()
         self._fake = FakeAddresses()
@@ -118,7 +119,7 @@ class Supervisor:
     @property
     def busy(self) -> bool:
         """Whether relays still have something to deliver."""
-        return bool(self._relays)
+        return bool(self._relays) or self._connections.delivering
 
     # connect(2)
 
@@ -312,7 +313,7 @@ class Supervisor:
             from pysocksify.supervisor.confined import Confined  # here: few machines need it
 
             self._reactor.call_soon(_import_dns)
-            self._confined = Confined(self._reactor, self._responding().query, self._datagram_refused)
+            self._confined = Confined(self._reactor, self._responding().query, self._datagram_refused, ipv6=self._ipv6)
         try:
             return self._confined.make(family, proto)
         except OSError as failure:

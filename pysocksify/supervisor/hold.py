@@ -12,19 +12,27 @@ connects there stays in SYN_SENT: not writable, no event, SO_ERROR 0, just as on
   socket to a bound port where nobody listens.
 
 The held socket is the program's own open file: what is changed on it for the time of the hold is put back.
+
+A kernel may refuse simultaneous open: that is tried once (`cross`), and `early` has the other way.
 """
 
 import errno
 import os
+import select
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from pysocksify.linux import connect, dissolve
 
 TCP_SYNCNT, TCP_USER_TIMEOUT, TCP_FASTOPEN_CONNECT = 7, 18, 30
 SO_BINDTODEVICE, IP_MINTTL, IPV6_MINHOPCOUNT = 25, 21, 73
+CROSS_TIME = 100  # milliseconds for a first simultaneous open, which takes 20 µs
 SYN_RETRIES = 6  # tcp_syn_retries' default: a held SYN lives for 127 s (tcp(7)), longer than any dial
+TCP_SYN_SENT = 2  # net/tcp_states.h
+LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
@@ -32,6 +40,8 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
 )
+
+P = TypeVar("P", bound="Place")
 
 
 class CannotHold(OSError):
@@ -46,24 +56,14 @@ class Hold:
     aside: list[tuple[int, int, int]]
 
 
-class HoldAddress:
-    """The listener of one family, its filler, and a bound port where nobody listens."""
+class Place:
+    """A loopback address of one family, to which sockets of targets connect."""
 
-    def __init__(self, family: int) -> None:
-        self.family = family
-        host = "127.0.0.1" if family == socket.AF_INET else "::1"
-        self._listener = reusable(family)
-        self._listener.bind((host, 0))
-        self._listener.listen(0)
-        self.name: tuple[str, int] = self._listener.getsockname()[:2]
-        self._filler = socket.socket(family)
-        self._filler.connect(self.name)
-        self._refusing = socket.socket(family)
-        self._refusing.bind((host, 0))
-        self.refusing_name: tuple[str, int] = self._refusing.getsockname()[:2]
+    family: int
+    name: tuple[str, int]
 
     def sockaddr(self, family: int, name: tuple[str, int] | None = None) -> bytes:
-        """The hold address, or another name of this host, as a socket of `family` connects to it."""
+        """Its address, or another name of this host, as a socket of `family` connects to it."""
         host, port = name or self.name
         if family == socket.AF_INET:
             return struct.pack("=H", family) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
@@ -73,29 +73,61 @@ class HoldAddress:
         return struct.pack("=H", family) + struct.pack("!HI", port, 0) + packed + bytes(4)
 
 
+class HoldAddress(Place):
+    """The listener of one family, its filler, and a bound port where nobody listens."""
+
+    def __init__(self, family: int) -> None:
+        self.family = family
+        host = LOOPBACK[family]
+        self._listener = reusable(family)
+        self._listener.bind((host, 0))
+        self._listener.listen(0)
+        self.name = self._listener.getsockname()[:2]
+        self._filler = socket.socket(family)
+        self._filler.connect(self.name)
+        self._refusing = socket.socket(family)
+        self._refusing.bind((host, 0))
+        self.refusing_name: tuple[str, int] = self._refusing.getsockname()[:2]
+
+
+class Places(Generic[P]):
+    """One place for each family that there is."""
+
+    def __init__(self, make: Callable[[int], P], *, ipv6: bool) -> None:
+        self.ipv4 = make(socket.AF_INET)
+        self.ipv6: P | None = None
+        if ipv6 and socket.has_ipv6:
+            try:
+                self.ipv6 = make(socket.AF_INET6)
+            except OSError:  # IPv6 is off, or ::1 isn't there: sockets of that family go by ::ffff:127.0.0.1
+                self.ipv6 = None
+
+    def of(self, sock: socket.socket) -> P:
+        """Where this socket can go. CannotHold."""
+        if sock.getsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, 16).strip(b"\0"):
+            raise CannotHold(errno.ENETUNREACH, "a non-blocking socket bound to a device can't go through a proxy")
+        if sock.family == socket.AF_INET:
+            return self.ipv4
+        only_ipv6 = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        bound = sock.getsockname()[0]
+        if not only_ipv6 and (self.ipv6 is None or bound.startswith("::ffff:")):
+            return self.ipv4
+        if self.ipv6 is None:
+            raise CannotHold(errno.ENETUNREACH, "IPv6 is off here, and this socket takes nothing else")
+        return self.ipv6
+
+
 class Holds:
     """Holds sockets of both families. Made when the first one is to be held."""
 
-    def __init__(self) -> None:
-        self._ipv4 = HoldAddress(socket.AF_INET)
-        self._ipv6: HoldAddress | None = None
-        if socket.has_ipv6:
-            try:
-                self._ipv6 = HoldAddress(socket.AF_INET6)
-            except OSError:  # IPv6 is off, or ::1 isn't there: sockets of that family go by ::ffff:127.0.0.1
-                self._ipv6 = None
+    def __init__(self, *, ipv6: bool = True) -> None:
+        self._places = Places(HoldAddress, ipv6=ipv6)
 
     def hold(self, sock: socket.socket) -> Hold:
         """Put a target's socket into SYN_SENT. CannotHold: its program is to be told at once."""
-        if sock.getsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, 16).strip(b"\0"):
-            raise CannotHold(errno.ENETUNREACH, "a non-blocking socket bound to a device can't go through a proxy")
-        hold = Hold(self._place(sock), _set_aside(sock))
-        blocking = os.get_blocking(sock.fileno())
-        if blocking:  # the flag is seen by all who share the open file: it's set for this one call only
-            os.set_blocking(sock.fileno(), False)
-        error = connect(sock.fileno(), hold.place.sockaddr(sock.family))
-        if blocking:
-            os.set_blocking(sock.fileno(), True)
+        place = self._places.of(sock)
+        hold = Hold(place, set_aside(sock))
+        error = connect_at_once(sock, place.sockaddr(sock.family))
         if error != errno.EINPROGRESS:
             put_back(sock, hold)
             if error == 0:
@@ -104,16 +136,34 @@ class Holds:
             raise CannotHold(error, f"this socket can't be held: {os.strerror(error)}")
         return hold
 
-    def _place(self, sock: socket.socket) -> HoldAddress:
-        if sock.family == socket.AF_INET:
-            return self._ipv4
-        only_ipv6 = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-        bound = sock.getsockname()[0]
-        if not only_ipv6 and (self._ipv6 is None or bound.startswith("::ffff:")):
-            return self._ipv4
-        if self._ipv6 is None:
-            raise CannotHold(errno.ENETUNREACH, "IPv6 is off here, and this socket takes nothing else")
-        return self._ipv6
+
+def cross(holds: Holds) -> bool:
+    """Whether a simultaneous open works here, by doing it. OSError: no descriptor is left."""
+    with socket.socket() as sock:
+        try:
+            hold = holds.hold(sock)
+        except CannotHold:
+            return False
+        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_SYN_SENT:
+            return False
+        with release(sock, hold) as other:
+            poller = select.poll()
+            poller.register(other, select.POLLOUT)
+            if not poller.poll(CROSS_TIME):
+                return False
+            return not any(end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for end in (sock, other))
+
+
+def connect_at_once(sock: socket.socket, sockaddr: bytes) -> int:
+    """connect(2) that doesn't wait; its errno. O_NONBLOCK is seen by all who share the open file: it's set for this
+    call only."""
+    blocking = os.get_blocking(sock.fileno())
+    if blocking:
+        os.set_blocking(sock.fileno(), False)
+    error = connect(sock.fileno(), sockaddr)
+    if blocking:
+        os.set_blocking(sock.fileno(), True)
+    return error
 
 
 def release(sock: socket.socket, hold: Hold) -> socket.socket:
@@ -146,10 +196,7 @@ def fail(sock: socket.socket, hold: Hold, error: int) -> bool:
     if error != errno.ECONNREFUSED or _drops_resets(sock):
         return False
     sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    blocking = os.get_blocking(sock.fileno())
-    os.set_blocking(sock.fileno(), False)
-    connect(sock.fileno(), hold.place.sockaddr(sock.family, hold.place.refusing_name))
-    os.set_blocking(sock.fileno(), blocking)
+    connect_at_once(sock, hold.place.sockaddr(sock.family, hold.place.refusing_name))
     return True
 
 
@@ -182,11 +229,11 @@ def restore(sock: socket.socket, aside: list[tuple[int, int, int]]) -> None:
     aside.clear()
 
 
-def copy_keepalive(sock: socket.socket, chain: socket.socket) -> None:
-    """The program's wish for keep-alive probes, on the connection that needs them."""
-    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
-        for level, option in _KEEPALIVE:
-            chain.setsockopt(level, option, sock.getsockopt(level, option))
+def keepalive(sock: socket.socket) -> list[tuple[int, int, int]]:
+    """The options by which the program wishes for keep-alive probes; none when it doesn't."""
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+        return []
+    return [(level, option, sock.getsockopt(level, option)) for level, option in _KEEPALIVE]
 
 
 def reusable(family: int) -> socket.socket:
@@ -197,7 +244,7 @@ def reusable(family: int) -> socket.socket:
     return sock
 
 
-def _set_aside(sock: socket.socket) -> list[tuple[int, int, int]]:
+def set_aside(sock: socket.socket) -> list[tuple[int, int, int]]:
     """Set the options that would end a hold early, or let it pass, to what doesn't; their values are returned."""
     aside = []
     for option, least, harmless in (

@@ -454,7 +454,7 @@ class TestNoDescriptorLeft:
 
     @pytest.mark.parametrize("blocking", [True, False])
     def test_the_first_hold(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, blocking: bool) -> None:
-        def none_left() -> NoReturn:
+        def none_left(*, ipv6: bool) -> NoReturn:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         lab.connections._holds = None

@@ -294,20 +294,17 @@ class TestOptions:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 60000
 
-    def test_keepalive_goes_to_the_chain(self, sock: socket.socket) -> None:
+    def test_the_wish_for_keepalive_is_known(self, sock: socket.socket) -> None:
         values = {
             (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
             (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 77,
             (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 7,
             (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 3,
         }
-        with socket.socket() as chain:
-            holding.copy_keepalive(sock, chain)
-            assert not chain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            for (level, option), value in values.items():
-                sock.setsockopt(level, option, value)
-            holding.copy_keepalive(sock, chain)
-            assert {key: chain.getsockopt(*key) for key in values} == values
+        assert not holding.keepalive(sock)
+        for (level, option), value in values.items():
+            sock.setsockopt(level, option, value)
+        assert {(level, option): value for level, option, value in holding.keepalive(sock)} == values
 
 
 def own_addresses() -> list[str]:
@@ -386,7 +383,7 @@ class TestWithoutIpv6:
     def _without(self, monkeypatch: pytest.MonkeyPatch) -> None:
         if not has_ipv6():
             pytest.skip("no IPv6 sockets to try it with")
-        monkeypatch.setattr(HOLDS, "_ipv6", None)
+        monkeypatch.setattr(HOLDS._places, "ipv6", None)
 
     def test_an_ipv6_socket_is_held_by_its_mapped_address(self) -> None:
         with socket.socket(IPV6) as sock:
@@ -461,7 +458,7 @@ def test_a_program_that_dissolves_its_held_socket(sock: socket.socket) -> None:
     [(IPV4, IPV4, "127.0.0.1"), (IPV6, IPV4, "::ffff:127.0.0.1"), pytest.param(IPV6, IPV6, "::1", marks=needs_ipv6)],
 )
 def test_struct_sockaddr(family: int, place: int, host: str) -> None:
-    address = HOLDS._ipv4 if place == IPV4 else HOLDS._ipv6
+    address = HOLDS._places.ipv4 if place == IPV4 else HOLDS._places.ipv6
     assert isinstance(address, HoldAddress)
     packed = address.sockaddr(family)
     assert struct.unpack_from("=H", packed) == (family,)

@@ -24,7 +24,8 @@ from typing import cast
 
 from pysocksify.reactor import READ, WRITE, Reactor, Timer
 from pysocksify.supervisor.calls import CallRefused, process_of
-from pysocksify.supervisor.connection import TCP_CLOSE, TCP_SYN_SENT, is_connected
+from pysocksify.supervisor.connection import TCP_CLOSE, is_connected
+from pysocksify.supervisor.hold import TCP_SYN_SENT
 from pysocksify.supervisor.openfiles import sockets_open
 
 SOCKETS_A_SWEEP = 64
