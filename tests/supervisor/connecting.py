@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pysocksify.address import Address
 from pysocksify.dial.transport import Transport
 from pysocksify.errors import Cause, DialError
+from pysocksify.kernel import Kernel
 from pysocksify.reactor import READ, Reactor, Ready, Steps
 from pysocksify.supervisor.calls import Signalled
 from pysocksify.supervisor.connection import Connection, Dial, Then, Way, cookie_of
@@ -17,6 +18,7 @@ from tests.supervisor.holds import HOLDS
 
 PATIENCE = 10.0
 SYN_SENT, CLOSE = 2, 7
+KERNEL = Kernel()
 DESTINATION = Address("198.51.100.7", 80)
 TO_DESTINATION = struct.pack("=H", socket.AF_INET) + struct.pack("!H", 80) + bytes((198, 51, 100, 7)) + bytes(8)
 UNREACHABLE = DialError("socks5://hop:1080", "request", DESTINATION, Cause.HOST_UNREACHABLE, "host unreachable")
@@ -46,7 +48,7 @@ class MadeUpCall:
 class Lab:
     """A reactor with connections of its own, a first hop, and the programs that the sweep looks into."""
 
-    def __init__(self, *, signalled: Signalled = Signalled.LOOKED_FOR) -> None:
+    def __init__(self, *, signalled: Signalled = Signalled.LOOKED_FOR, kernel: Kernel = KERNEL) -> None:
         self.reactor = Reactor()
         self.hop = socket.create_server(("127.0.0.1", 0))
         self.hop.settimeout(PATIENCE)
@@ -61,8 +63,9 @@ class Lab:
             joined=lambda program, chain: self.joined.append((program, chain)),
             told=self._tell,
             programs=lambda: self.programs,
+            kernel=kernel,
         )
-        self.connections._holds = HOLDS
+        self.connections._holds = HOLDS if kernel.simultaneous_open else None
         self._socks: list[socket.socket] = []
 
     def _tell(self, connection: Connection, way: Way, error: OSError | DialError | None) -> None:
