@@ -24,10 +24,13 @@ LINE_LIMIT = 256  # bytes of a file that Linux looks at for "#!": BINPRM_BUF_SIZ
 DEPTH = 5  # interpreters that are scripts themselves, execve(2)
 PATH_LIMIT = 4096  # PATH_MAX
 HEADERS_LIMIT = 65536  # bytes of program headers, linux/fs/binfmt_elf.c
-PT_INTERP = 3  # elf(5)
+PT_INTERP, PT_NOTE = 3, 4  # elf(5)
+NOTES_LIMIT = 4096  # bytes of one PT_NOTE that are looked at
 _BYTE_ORDERS = {1: "<", 2: ">"}  # EI_DATA
 # By EI_CLASS: struct elf_hdr from e_type to e_phnum, and struct elf_phdr.
 _HEADERS = {1: ("HHIIIIIHHH", "8I"), 2: ("HHIQQQIHHH", "2I6Q")}
+# By byte order: type 4 and name of the note that Go's linker writes, cmd/link/internal/ld/elf.go.
+GO_BUILD_ID = {"<": b"\4\0\0\0Go\0\0", ">": b"\0\0\0\4Go\0\0"}
 OPENAT2, RESOLVE_IN_ROOT = 437, 0x10  # openat2(2), Linux 5.6; the number is the same everywhere
 
 
@@ -41,6 +44,7 @@ class Kind:
     dynamic       there is a loader
     interpreter   of a script the path of the program that finally runs it, after env(1); else the loader
     script        the file begins with "#!", or a shell would read it
+    go            Go's compiler made it: it makes its system calls itself, dynamic or not
     privileges    what execve(2) would give an ordinary user on top (see `privileges`)
     readable      the files could be looked into; where they couldn't, all else says nothing
     """
@@ -51,6 +55,7 @@ class Kind:
     dynamic: bool = False
     interpreter: str = ""
     script: bool = False
+    go: bool = False
     privileges: str = ""
     readable: bool = True
 
@@ -264,18 +269,19 @@ def _elf(path: str, head: bytes, *, privileges: str, script: bool = False, inter
     _, machine, _, _, phoff, _, _, _, phentsize, phnum = header.unpack_from(head, 16)
     if phentsize != entry.size or not 0 < phnum * phentsize <= HEADERS_LIMIT:
         return none
-    loader = b""
+    loader, go = b"", False
     with open(path, "rb", 0) as file:
         table = _read_at(file.fileno(), phoff, phnum * phentsize)
         if not table:
             return none
         for fields in entry.iter_unpack(table):
-            if fields[0] == PT_INTERP:
-                offset, size = (fields[2], fields[5]) if elf_class == 2 else (fields[1], fields[4])
+            offset, size = (fields[2], fields[5]) if elf_class == 2 else (fields[1], fields[4])
+            if fields[0] == PT_INTERP and not loader:
                 loader = _read_at(file.fileno(), offset, size) if 2 <= size <= PATH_LIMIT else b""
                 if not loader.endswith(b"\0"):
                     return none
-                break
+            elif fields[0] == PT_NOTE:
+                go = go or GO_BUILD_ID[order] in _read_at(file.fileno(), offset, min(size, NOTES_LIMIT))
     name = os.fsdecode(loader.partition(b"\0")[0])
     return Kind(
         elf_class=elf_class,
@@ -284,6 +290,7 @@ def _elf(path: str, head: bytes, *, privileges: str, script: bool = False, inter
         dynamic=bool(loader),
         interpreter=interpreter if script else name,
         script=script,
+        go=go,
         privileges=privileges,
     )
 

@@ -63,7 +63,20 @@ def test_go(built: Path) -> None:
     environ = {**os.environ, "CGO_ENABLED": "0", "GOCACHE": str(built / "cache"), "GOFLAGS": "-mod=mod"}
     command = ["go", "build", "-o", str(built / "go"), str(built / "main.go")]
     subprocess.run(command, check=True, timeout=300, env=environ, cwd=built)
-    assert kind(str(built / "go")) == Kind(elf_class=2, machine=MACHINE)
+    assert kind(str(built / "go")) == Kind(elf_class=2, machine=MACHINE, go=True)
+
+
+def test_go_with_libc(built: Path) -> None:
+    """A dynamic one is told from what C's compilers make."""
+    need("go")
+    need("gcc")
+    (built / "cgo.go").write_text('package main\nimport "C"\nfunc main() {}\n')
+    environ = {**os.environ, "CGO_ENABLED": "1", "GOCACHE": str(built / "cache"), "GOFLAGS": "-mod=mod"}
+    command = ["go", "build", "-ldflags=-s -w", "-o", str(built / "cgo"), str(built / "cgo.go")]
+    subprocess.run(command, check=True, timeout=300, env=environ, cwd=built)
+    found = kind(str(built / "cgo"))
+    assert (found.dynamic, found.go) == (True, True)
+    assert not kind(compiled(built, "dynamic", ("gcc",))).go
 
 
 def test_32_bit_and_big_endian(tmp_path: Path) -> None:
