@@ -48,6 +48,8 @@ def unreached(kind: Kind, path: str) -> str:
         return "it is for another kind of machine than the shim"
     if not kind.dynamic and not os.path.basename(path).startswith(_LOADERS):
         return "it is a static program, which loads no library"
+    if kind.go:
+        return "it is a Go program, which makes its system calls itself"
     return ""
 
 
