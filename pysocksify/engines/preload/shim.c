@@ -12,6 +12,7 @@
  */
 #define _GNU_SOURCE
 #undef _FORTIFY_SOURCE
+#pragma GCC visibility push(default) /* each function that isn't static is a hook */
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -41,7 +42,10 @@
 #define PLAIN(address) ((address).__sockaddr__)
 #define MESSAGE_FLAGS int
 #define STATE_FLAGS (AI_V4MAPPED | AI_ADDRCONFIG) /* of getaddrinfo() without hints */
-extern void __pthread_register_cancel(__pthread_unwind_buf_t *) __attribute__((weak));
+#pragma weak __pthread_register_cancel /* before glibc 2.34 they're there only where there are threads */
+#pragma weak __pthread_unregister_cancel
+#pragma weak __pthread_unwind_next
+#pragma weak pthread_create
 #define CANCELLABLE (__pthread_register_cancel != NULL)
 #else
 #define SOCKADDR struct sockaddr *restrict
@@ -458,12 +462,22 @@ ssize_t sendmsg(int fd, const struct msghdr *given, int flags)
 int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, MESSAGE_FLAGS flags)
 {
 	unsigned sent = 0;
+	int inet = is_inet(fd), left = (int)flags;
 
-	if (!is_inet(fd))
-		return real_sendmmsg ? real_sendmmsg(fd, messages, count, flags)
-				     : (int)failed(RAW(SYS_sendmmsg, fd, messages, count, flags));
+	if (inet && count && number_of(fd, SO_TYPE) == SOCK_STREAM) {
+		struct msghdr first = messages->msg_hdr;
+		long error = on_its_way(fd, &first, &left, NULL);
+
+		if (error)
+			return (int)failed(error);
+		count = left == (int)flags ? count : 1;
+		inet = 0;
+	}
+	if (!inet)
+		return real_sendmmsg ? real_sendmmsg(fd, messages, count, (MESSAGE_FLAGS)left)
+				     : (int)failed(RAW(SYS_sendmmsg, fd, messages, count, left));
 	for (; sent < count && sent < 1024; sent++) {
-		ssize_t size = sendmsg(fd, &messages[sent].msg_hdr, (int)flags);
+		ssize_t size = sendmsg(fd, &messages[sent].msg_hdr, left);
 
 		if (size < 0)
 			return sent ? (int)sent : -1;
