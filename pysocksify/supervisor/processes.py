@@ -20,7 +20,8 @@ group one process after the other, hence the short wait. A target that left the 
 
 Reaping. The supervisor is a child subreaper, so every orphaned descendant of the target becomes its child, and "no
 child left" means that no descendant is left. Only the supervisor reaps, so the target's pid can't be another
-process's as long as `target_ended` is false.
+process's as long as `target_ended` is false. Where an engine traces (ptrace(2)), the statuses of all descendants'
+threads come here; it's given them first, keeps those of stops, and says itself when the target stops and continues.
 
 What can come late: the front may be stopped or blocked, then lines are dropped and counted, reports wait in `_unsent`.
 The front may be gone: normal after the target's end; before it, somebody killed the front, and the target is killed.
@@ -62,6 +63,8 @@ STOPS = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}  # those that can be ca
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 PR_SET_CHILD_SUBREAPER = 36
 SFD_NONBLOCK, SFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC  # <sys/signalfd.h>
+WALL = 0x40000000  # __WALL, wait(2): threads too; os has it from Python 3.12 on
+AT_ONCE = 100  # statuses taken in one turn, so that a traced program's stops don't keep all else waiting
 SIGNALFD_SIGINFO = 128  # bytes, signalfd(2): u32 signo, s32 errno, s32 code, u32 pid, …
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -79,10 +82,10 @@ class Engine(Protocol):
     def in_front(self) -> None:
         """In the front, after the fork: let go of what supervisor and target share."""
 
-    def in_target(self) -> None:
+    def in_target(self, command: list[str]) -> None:
         """In the target, right before exec: install the catching. OSError: it can't be done, the program isn't run.
 
-        Every signal is blocked. The link's calls are write(2) only.
+        The environment is the program's already, and may be changed. Every signal is blocked. The link's calls are write(2) only.
         """
 
     def in_supervisor(self, link: "Link") -> None:
@@ -123,6 +126,7 @@ class Link:
         self._front = front
         self._unsent: list[bytes] = []
         self._watcher: Watcher | None = None
+        self._took: Callable[[int, int], bool] | None = None
         self._seen: dict[int, float] = {}
         os.set_blocking(fd, False)
 
@@ -142,21 +146,36 @@ class Link:
             self.lines_dropped += 1
             self._want_room()
 
+    def trace(self, took: Callable[[int, int], bool]) -> None:
+        """Give all statuses to a tracer first, with their thread ids; False from it: they're the end of a process.
+
+        The tracer calls `target_changed` when the target stops or continues. WCONTINUED isn't waited for: it would take
+        that status away from the programs inside whose children continue (wait_task_continued() in kernel/exit.c).
+        """
+        self._took = took
+
     def reap(self) -> None:
         """Take the status of every child that has one, and tell the front of the target's."""
-        while read_signals(self.child_events):
-            pass
+        read_signals(self.child_events)
+        options = os.WNOHANG | (os.WUNTRACED | os.WCONTINUED if self._took is None else WALL)
+        taken = 0
         while self.descendants_left:
+            if taken >= AT_ONCE:
+                _kill(os.getpid(), signal.SIGCHLD)  # come back once others had their turn
+                return
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+                pid, status = os.waitpid(-1, options)
             except ChildProcessError:
                 break
+            taken += 1
             if pid == 0:
                 if self.target_ended and self.own_children and set(children()) <= self.own_children:
                     break
                 return
+            if self._took is not None and self._took(pid, status):
+                continue
             if pid == self.target:
-                self._target_changed(status)
+                self.target_changed(status)
             elif os.WIFEXITED(status) or os.WIFSIGNALED(status):
                 self.own_children.discard(pid)
         if self.descendants_left:
@@ -185,7 +204,8 @@ class Link:
                 return
             self._send_rest()
 
-    def _target_changed(self, status: int) -> None:
+    def target_changed(self, status: int) -> None:
+        """Act on the target's wait status."""
         if os.WIFSTOPPED(status):
             self.target_stopped = True
             self._report(STATUS + b"%d" % status)

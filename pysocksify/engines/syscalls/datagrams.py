@@ -332,6 +332,12 @@ class Datagrams:
             self._forget(request)
             request.call.answer(request.on_signal)
 
+    def interrupted(self, call: CaughtCall) -> None:
+        """End the wait of a receiving call, as a signal does."""
+        for request in [request for request in self._waiting if request.call is call]:
+            self._forget(request)
+            call.answer(request.on_signal)
+
     def _forget(self, request: Receive) -> None:
         if request in self._waiting:
             self._waiting.remove(request)
