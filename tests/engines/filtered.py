@@ -93,7 +93,7 @@ class Caught:
 class Filtered:
     """A forked child that installs the filter and then runs `act`. `fd` is its listener."""
 
-    def __init__(self, act: Callable[[], None], *, uid: int | None = None) -> None:
+    def __init__(self, act: Callable[[], None], *, uid: int | None = None, adopting: bool = False) -> None:
         ours, theirs = socket.socketpair()
         self._errors, write = os.pipe()
         self.pid = fork()
@@ -102,7 +102,7 @@ class Filtered:
             def life() -> None:
                 become(os.geteuid() if uid is None else uid)
                 arch = machine()
-                listener, killable = installation.install(arch, filter.program(arch))
+                listener, killable = installation.install(arch, filter.program(arch, adopting=adopting))
                 socket.send_fds(theirs, [b"k" if killable else b"-"], [listener])
                 os.close(listener)
                 assert theirs.recv(1) == b"g"

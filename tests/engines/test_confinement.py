@@ -17,8 +17,18 @@ from pathlib import Path
 import pytest
 
 from pysocksify.engines.syscalls import filter
-from tests.engines.confinement import FIRST, dissolve, each_account, four, run, six
+from tests.engines.confinement import (
+    FIRST,
+    dissolve,
+    each_account,
+    each_kernel,  # noqa: F401
+    four,
+    run,
+    six,
+)
 from tests.engines.filtered import PATIENCE, as_account
+
+pytestmark = pytest.mark.usefixtures("each_kernel")
 
 MUSL = r"""
 #include <netdb.h>

@@ -22,6 +22,7 @@ from tests.engines.confinement import (
     SERVER,
     check,
     each_account,
+    each_kernel,  # noqa: F401
     failing,
     four,
     run,
@@ -29,6 +30,8 @@ from tests.engines.confinement import (
     udp,
 )
 from tests.engines.filtered import fork
+
+pytestmark = pytest.mark.usefixtures("each_kernel")
 
 
 def by_name(sock: socket.socket, server: tuple[str, int]) -> None:

@@ -21,6 +21,7 @@ from tests.engines.confinement import (
     check,
     dissolve,
     each_account,
+    each_kernel,  # noqa: F401
     failing,
     four,
     run,
@@ -28,6 +29,8 @@ from tests.engines.confinement import (
     udp,
 )
 from tests.engines.filtered import ACCOUNTS
+
+pytestmark = pytest.mark.usefixtures("each_kernel")
 
 
 @each_account

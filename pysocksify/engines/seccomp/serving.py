@@ -13,7 +13,10 @@ from pysocksify.engines.syscalls import abi
 from pysocksify.engines.syscalls.descriptors import Descriptors
 from pysocksify.engines.syscalls.filter import Numbers
 from pysocksify.kernel import Kernel
+from pysocksify.reactor import Reactor
+from pysocksify.report import Report
 from pysocksify.supervisor.calls import Signalled
+from pysocksify.supervisor.core import Supervisor
 from pysocksify.supervisor.openfiles import descendants
 from pysocksify.supervisor.processes import Link
 
@@ -26,14 +29,16 @@ def serve(
         with suppress(OSError):  # before Linux 6.6 each notification takes 50 microseconds more
             fcntl.ioctl(fd, unotify.IOCTL_NOTIF_SET_FLAGS, unotify.USER_NOTIF_FD_SYNC_WAKE_UP)
     service = Service(config, kernel, link, Signalled.LOOKED_FOR if killable else Signalled.UNSEEN)
-    calls = _calls(service, kernel, arch, numbers)
+    calls = served_by(service.reactor, arch, service.supervisor, service.report, kernel, numbers)
     listener = Listener(service.reactor, fd, calls.received, service.ended, send_at_once=kernel.addfd_send)
     service.run()
     listener.close()
 
 
-def _calls(service: Service, kernel: Kernel, arch: abi.Architecture, numbers: Numbers) -> NotifiedCalls:
-    reactor, supervisor, report = service.reactor, service.supervisor, service.report
+def served_by(
+    reactor: Reactor, arch: abi.Architecture, supervisor: Supervisor, report: Report, kernel: Kernel, numbers: Numbers
+) -> NotifiedCalls:
+    """What serves the calls, by whether descriptors can be taken from programs; the filter must be made for it."""
     if kernel.pidfd_getfd:
         return NotifiedCalls(reactor, arch, supervisor, report, Descriptors(), numbers)
     from pysocksify.engines.seccomp.adopted import Adopted  # here: containers need it
