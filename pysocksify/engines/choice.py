@@ -38,6 +38,13 @@ def refusal(name: str, command: list[str]) -> str:
     return words
 
 
+def reservation(name: str, command: list[str]) -> str:
+    """What keeps `auto` from an engine that may be asked for: the python engine for a shell reaches only what is Python
+    of the programs that the shell starts. "" for nothing."""
+    words: str = _module(name, "fit").notice(command) if name == "python" else ""
+    return words
+
+
 def decide(wanted: str, kernel: Kernel, command: list[str]) -> tuple[str, str]:
     """The name of the engine that is wanted, or with "auto" of the first that works; and a line that says why this one.
 
@@ -48,7 +55,7 @@ def decide(wanted: str, kernel: Kernel, command: list[str]) -> tuple[str, str]:
     for name in NAMES if wanted == AUTO else (wanted,):
         if why := availability(name, kernel):
             passed_over.append(f"{name} can't be used here: {why}")
-        elif why := refusal(name, command):
+        elif why := refusal(name, command) or (reservation(name, command) if wanted == AUTO else ""):
             refused = True
             passed_over.append(f"{name} can't be used for {command[0]}: {why}")
         else:

@@ -15,9 +15,13 @@ WIDTH = 100
 def overview(kernel: Kernel, command: list[str]) -> str:
     """All of it, as lines. `command` is the program with its arguments, or empty."""
     system = os.uname()
+    missing = bool(command) and find_program(command[0]) is None
     who = "root" if os.geteuid() == 0 else f"user {os.geteuid()}"
-    parts = [f"{system.sysname} {system.release}, {system.machine}, {who}", _engines(kernel, command)]
-    if command and find_program(command[0]) is None:
+    parts = [
+        f"{system.sysname} {system.release}, {system.machine}, {who}",
+        _engines(kernel, [] if missing else command),
+    ]
+    if missing:
         parts.append(f"There is no program {command[0]}.")
     parts += [_about(engine) for engine in ENGINES]
     parts.append(_features(kernel))
@@ -29,9 +33,11 @@ def _engines(kernel: Kernel, command: list[str]) -> str:
     rows = [("engine", "here", command[0] if command else "", "")]
     for name in choice.NAMES:
         absent = choice.availability(name, kernel)
-        refused = choice.refusal(name, command) if command else ""
-        why = "; ".join(reason for reason in (absent, refused) if reason)
-        rows.append((name, _yes(absent), _yes(refused) if command else "", why))
+        refused = choice.refusal(name, command) if command and not absent else ""
+        covers = "" if not command else "-" if absent else _yes(refused)
+        rows.append(
+            (name, _yes(absent), covers, absent or refused or (choice.reservation(name, command) if command else ""))
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = []
     for row in rows:

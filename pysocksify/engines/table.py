@@ -82,7 +82,8 @@ ENGINES = (
         name="ptrace",
         catches="ptrace(2), through python-ptrace",
         reaches="every program, static and Go ones too; each caught call is slower",
-        needs="leave to trace its own children (Yama's ptrace_scope below 3), python-ptrace",
+        needs="python-ptrace; leave to trace its own children (Yama's ptrace_scope 0 or 1) and to take their sockets "
+        "(pidfd_getfd(2), Linux 5.6)",
         gaps=(
             _refused("setuid", "a setuid program started by an ordinary user: it would run without its privileges"),
             _refused("debuggers", "debuggers inside (gdb, strace): a process has one tracer only"),
@@ -93,14 +94,14 @@ ENGINES = (
     About(
         name="python",
         catches="the module `socket`, replaced inside Python",
-        reaches="Python programs, and those that they or a shell script start",
-        needs="nothing",
+        reaches="Python programs, also those that they or a shell start",
+        needs="CPython 3.10, or newer, for the program",
         gaps=(
-            _refused("not-python", "programs that aren't Python"),
+            _refused("not-python", "programs that are neither Python nor a shell, also when Python starts one"),
+            _refused("isolated", "Python with -I, -E or -S, also when Python starts one"),
             _refused("uvloop", "uvloop, which doesn't use the module `socket`"),
-            _hole("isolated", "Python started with -I, -E or -S"),
+            _hole("from-shells", "what a shell starts that isn't Python, or is Python with -I, -E or -S"),
             _hole("extensions", "C extensions with sockets of their own (pycurl, psycopg, grpcio), ctypes"),
-            _hole("children", "programs that aren't Python and are started by one that is"),
         ),
     ),
 )  # fmt: skip

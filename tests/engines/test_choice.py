@@ -32,7 +32,9 @@ class Fits:
         assert part == "fit"
         self.asked.append(name)
         return SimpleNamespace(
-            availability=lambda kernel: self.absent.get(name, ""), refusal=lambda command: self.refused.get(name, "")
+            availability=lambda kernel: self.absent.get(name, ""),
+            refusal=lambda command: self.refused.get(name, ""),
+            notice=lambda command: "only what it starts" if command[0] == "sh" else "",
         )
 
 
@@ -95,6 +97,14 @@ def test_not_taken(
     with pytest.raises(PysocksifyError) as caught:
         choice.decide(wanted, HERE, ["prog"])
     assert (caught.value.exit_status, str(caught.value)) == (status, words)
+
+
+def test_auto_takes_python_for_python_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell under that engine may start what goes past the proxy: one must have asked for it."""
+    monkeypatch.setattr(choice, "_module", Fits(dict.fromkeys(NAMES[:3], "no"), {}).module)
+    assert choice.decide("python", HERE, ["sh"]) == ("python", "engine python")
+    with pytest.raises(PysocksifyError, match="python can't be used for sh: only what it starts"):
+        choice.decide("auto", HERE, ["sh"])
 
 
 # --- seccomp's own answers; a filter can't be taken off, so each is put on in a process of its own
