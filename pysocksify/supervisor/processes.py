@@ -85,7 +85,8 @@ class Engine(Protocol):
     def in_target(self, command: list[str]) -> None:
         """In the target, right before exec: install the catching. OSError: it can't be done, the program isn't run.
 
-        The environment is the program's already, and may be changed. Every signal is blocked. The link's calls are write(2) only.
+        The environment is the program's already, and may be changed. Every signal is blocked. The link's calls are
+        write(2) only.
         """
 
     def in_supervisor(self, link: "Link") -> None:
