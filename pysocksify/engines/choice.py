@@ -50,19 +50,21 @@ def decide(wanted: str, kernel: Kernel, command: list[str]) -> tuple[str, str]:
 
     PysocksifyError, ProgramRefusedError: there's none.
     """
-    passed_over: list[str] = []
-    refused = False
-    for name in NAMES if wanted == AUTO else (wanted,):
+    names = NAMES if wanted == AUTO else [wanted]
+    against: list[str] = []
+    refused: list[str] = []
+    for name in names:
         if why := availability(name, kernel):
-            passed_over.append(f"{name} can't be used here: {why}")
+            against.append(f"{name} can't be used here: {why}")
         elif why := refusal(name, command) or (reservation(name, command) if wanted == AUTO else ""):
-            refused = True
-            passed_over.append(f"{name} can't be used for {command[0]}: {why}")
+            refused.append(name)
+            against.append(f"{name} can't be used for {command[0]}: {why}")
         else:
-            return name, f"engine {name}" + (f": {'; '.join(passed_over)}" if passed_over else "")
-    said = "; ".join(passed_over)
+            return name, f"engine {name}" + (f": {'; '.join(against)}" if against else "")
     error = ProgramRefusedError if refused else PysocksifyError
-    raise error(f"engine {said}" if wanted != AUTO else f"no engine is left: {said}")
+    if len(names) == 1 or names[0] in refused:  # what the one that reaches most can't run, none can
+        raise error(f"engine {against[0]}")
+    raise error(f"no engine is left: {'; '.join(against)}")
 
 
 def engine(name: str, config: Config, kernel: Kernel) -> Engine:

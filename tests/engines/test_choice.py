@@ -72,6 +72,7 @@ def test_taken(
 NOT_TAKEN = [
     ({"preload": "no compiler"}, {}, "preload", 125, "engine preload can't be used here: no compiler"),
     ({}, {"preload": "static ELF"}, "preload", 126, "engine preload can't be used for prog: static ELF"),
+    ({}, dict.fromkeys(NAMES, "setuid"), "auto", 126, "engine seccomp can't be used for prog: setuid"),
     (
         {"seccomp": "a", "ptrace": "c"}, {"preload": "b", "python": "d"}, "auto", 126,
         "no engine is left: seccomp can't be used here: a; preload can't be used for prog: b; "
