@@ -331,10 +331,13 @@ class Supervisor:
             return None
         if self._confined is not None and self._confined.holds(sock):
             return self._confined.way(call.tid, sock, sockaddr) if sockaddr else b""
-        if not self._is_enclosed(sock):
-            self._refuse(call, f"UDP to {Address.from_sockaddr(sockaddr)} on a socket made before", True)
+        if self._is_enclosed(sock):
+            return None
+        address = Address.from_sockaddr(sockaddr)
+        if address is None or not address.is_loopback:
+            self._refuse(call, f"UDP to {address} on a socket made before", True)
             raise CallRefused(errno.EPERM)
-        return None
+        return sockaddr
 
     def source(self, sock: socket.socket, sockaddr: bytes) -> bytes | None:
         """The sockaddr to show for the one that a UDP receive gave; None: as it stands."""
@@ -366,7 +369,8 @@ class Supervisor:
                 sock.close()
             call.answer(error)
             return
-        if family != socket.AF_UNSPEC and not self._is_enclosed(sock):
+        local = family == socket.AF_UNSPEC or (address is not None and address.is_loopback)
+        if not local and not self._is_enclosed(sock):
             self._refuse(call, f"UDP to {address} on a socket made before", True)
             sock.close()
             call.answer(errno.EPERM)

@@ -12,6 +12,7 @@ from pysocksify.program import Kind
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 GLIBC, MUSL = "glibc", "musl"
+_HARMLESS = ("/sbin/ldconfig", "/usr/sbin/ldconfig")  # static, connects to nothing, and ctypes.util asks it
 _LOADERS = ("ld-linux", "ld-musl-", "ld64.so.", "ld.so.")  # run by name, they load a program as the kernel would
 
 
@@ -46,7 +47,8 @@ def unreached(kind: Kind, path: str) -> str:
     mine = program.kind(own)
     if (kind.elf_class, kind.machine) != (mine.elf_class, mine.machine):
         return "it is for another kind of machine than the shim"
-    if not kind.dynamic and not os.path.basename(path).startswith(_LOADERS):
+    run = kind.interpreter if kind.script else path
+    if not kind.dynamic and run not in _HARMLESS and not os.path.basename(run).startswith(_LOADERS):
         return "it is a static program, which loads no library"
     if kind.go:
         return "it is a Go program, which makes its system calls itself"
