@@ -13,21 +13,33 @@ def sockets_open(pids: list[int], more_than: int = 0) -> set[int]:
     """
     inodes: Counter[int] = Counter()
     for pid in pids:
-        folder = f"/proc/{pid}/fd"
-        try:
-            names = os.listdir(folder)
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                raise
-            continue  # it ended, or isn't ours to look into
-        for name in names:
-            try:
-                link = os.readlink(f"{folder}/{name}")
-            except OSError:
-                continue
-            if link.startswith("socket:["):
-                inodes[int(link[8:-1])] += 1
+        links = _links(f"/proc/{pid}/fd")
+        if not links:  # its first thread may have ended: then others have the files
+            links = next(
+                filter(None, (_links(f"/proc/{pid}/task/{tid}/fd") for tid in _listed(f"/proc/{pid}/task"))), []
+            )
+        inodes.update(int(link[8:-1]) for link in links if link.startswith("socket:["))
     return {inode for inode, count in inodes.items() if count > more_than}
+
+
+def _links(folder: str) -> list[str]:
+    """What the descriptors in a folder are; none when it isn't ours to look into. OSError: as above."""
+    links = []
+    for name in _listed(folder):
+        try:
+            links.append(os.readlink(f"{folder}/{name}"))
+        except OSError:
+            continue
+    return links
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        return []
 
 
 def descendants(root: int) -> list[int]:

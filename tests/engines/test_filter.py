@@ -31,12 +31,12 @@ TCP, UDP, ICMP, SCTP, MPTCP = 6, 17, 1, 132, 262
 NUMBERS = {
     "x86_64": {
         "socket": 41, "connect": 42, "accept": 43, "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47,
-        "bind": 49, "getpeername": 52, "setsockopt": 54, "getsockopt": 55, "recvmmsg": 299, "sendmmsg": 307, "read": 0,
+        "bind": 49, "listen": 50, "getpeername": 52, "setsockopt": 54, "getsockopt": 55, "recvmmsg": 299, "sendmmsg": 307, "read": 0,
         "close": 3, "dup": 32, "dup2": 33, "dup3": 292, "fcntl": 72,
     },
     "aarch64": {
         "socket": 198, "connect": 203, "accept": 202, "sendto": 206, "recvfrom": 207, "sendmsg": 211, "recvmsg": 212,
-        "bind": 200, "getpeername": 205, "setsockopt": 208, "getsockopt": 209, "recvmmsg": 243, "sendmmsg": 269,
+        "bind": 200, "listen": 201, "getpeername": 205, "setsockopt": 208, "getsockopt": 209, "recvmmsg": 243, "sendmmsg": 269,
         "read": 63, "close": 57, "dup": 23, "dup3": 24, "fcntl": 25,
     },
 }  # fmt: skip
@@ -131,6 +131,7 @@ NATIVE_ROWS: list[tuple[str, tuple[int, ...], Action]] = [
     ("read", (CLOSED, 0x1000, 10), ALLOW),
     ("close", (CLOSED,), ALLOW),
     ("bind", (CLOSED, 0x1000, 16), ALLOW),
+    ("listen", (CLOSED, 5), ALLOW),
     ("accept", (CLOSED, 0, 0), ALLOW),
 ]
 
@@ -152,6 +153,19 @@ def test_native_calls(name: str, call: str, arguments: tuple[int, ...], action: 
         assert (name, call) == ("aarch64", "dup2"), "there's no such call"
         return
     assert run(filter.program(abi.ARCHITECTURES[name]), NATIVE[name], number, arguments) == action
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize(("call", "arguments", "action"), NATIVE_ROWS)
+def test_native_calls_where_sockets_are_adopted(
+    name: str, call: str, arguments: tuple[int, ...], action: Action
+) -> None:
+    number = {**NUMBERS[name], **URING}.get(call)
+    if number is None:
+        return
+    inet = call == "socket" and arguments[0] & 0xFFFFFFFF in (INET, INET6)
+    expected = NOTIFY if inet or call in ("bind", "listen") else action
+    assert run(filter.program(abi.ARCHITECTURES[name], adopting=True), NATIVE[name], number, arguments) == expected
 
 
 @pytest.mark.parametrize("name", NATIVE)

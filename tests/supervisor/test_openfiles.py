@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -51,6 +52,29 @@ def test_another_programs(sock: socket.socket) -> None:
         end(process)
         end(other)
     assert sockets_open([process.pid]) == set()
+
+
+WITHOUT_ITS_FIRST_THREAD = """
+import ctypes, os, threading, time
+def rest():
+    while "State:\tZ" not in open(f"/proc/{os.getpid()}/status").read():
+        time.sleep(0.001)
+    print(flush=True)
+    time.sleep(60)
+threading.Thread(target=rest).start()
+ctypes.CDLL(None).syscall(EXIT, 0)
+"""
+
+
+def test_after_the_first_thread_has_ended(sock: socket.socket) -> None:
+    code = WITHOUT_ITS_FIRST_THREAD.replace("EXIT", "60" if os.uname().machine == "x86_64" else "93")
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=sock.fileno(), stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"\n"
+        assert sockets_open([process.pid]) == {inode(sock)}
+    finally:
+        end(process)
 
 
 def test_what_isnt_a_socket_isnt_one() -> None:
