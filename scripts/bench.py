@@ -1,100 +1,37 @@
 """The measurements that `scripts/bench` runs; `--check` makes a missed aim an exit status of 1.
 
-Everything is measured in turn, round by round, so that what else the machine does falls on all alike; the medians of
-the rounds are shown. The target accepts and closes, on loopback; microsocks stands between.
+`scripts/bench engines` measures each engine instead (bench_engines). How it's measured: measures.
 """
 
 import argparse
 import os
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
-BIN = Path(sys.executable).parent
-STARTS, ROUNDS, CONNECTS = 20, 5, 1000
+from scripts import bench_engines
+from scripts.measures import BIN, CONNECTS, HELD, ROUNDS, STARTS, Ends, Words, ends, in_turn
+
 START_LIMIT, CONNECT_LIMIT = 5.0, 1.5  # times `python -c pass`, times proxychains4
 HELD_LIMIT = 2000.0  # µs until EINPROGRESS
 
-# prints the seconds that each of 200 non-blocking connects takes; a first one waits for what the supervisor loads
-HELD = """
-import errno, socket, sys, time
-kept = []
-for number in range(201):
-    sock = socket.socket()
-    sock.setblocking(False)
-    start = time.perf_counter()
-    assert sock.connect_ex((sys.argv[1], int(sys.argv[2]))) == errno.EINPROGRESS
-    if number:
-        print(time.perf_counter() - start)
-    kept.append(sock)
-"""
 
-
-def accept(listener: socket.socket) -> None:
-    """Takes connections and waits for their end, until the listener is shut down."""
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            return
-        with connection:
-            connection.recv(1)
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-    return port
-
-
-def wait_listening(port: int, process: "subprocess.Popen[bytes]") -> None:
-    """Waits until a server takes connections."""
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            try:
-                process.wait(0.01)
-            except subprocess.TimeoutExpired:
-                if time.monotonic() < deadline:
-                    continue
-            raise RuntimeError("microsocks doesn't start") from None
-
-
-def in_turn(rounds: int, measures: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """The median of each measure, all of them taken once per round."""
-    taken: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(rounds):
-        for name, measure in measures.items():
-            taken[name].append(measure())
-    return {name: statistics.median(values) for name, values in taken.items()}
-
-
-def duration(words: Sequence[str | Path]) -> float:
+def duration(words: Words) -> float:
     """Seconds that a command takes from start to end."""
     start = time.perf_counter()
     subprocess.run(words, check=True, timeout=60)
     return time.perf_counter() - start
 
 
-def printed(words: Sequence[str | Path]) -> float:
+def printed(words: Words) -> float:
     """The number that a command prints."""
     return float(subprocess.run(words, check=True, capture_output=True, text=True, timeout=120).stdout)
 
 
 def start_up() -> dict[str, float]:
     """Milliseconds from start to end."""
-    commands: dict[str, list[str | Path]] = {
+    commands: dict[str, Words] = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "pysocksify /bin/true": [BIN / "pysocksify", "-p", "socks5://127.0.0.1:9", "/bin/true"],
     }
@@ -104,33 +41,23 @@ def start_up() -> dict[str, float]:
     return {name: seconds * 1e3 for name, seconds in found.items()}
 
 
-def connects(folder: Path, target: int, proxy: int) -> dict[str, float]:
+def connects(between: Ends) -> dict[str, float]:
     """Microseconds for each connect."""
-    program = folder / "serial"
-    source = REPOSITORY / "tests" / "lab" / "programs" / "serial.c"
-    subprocess.run(["gcc", "-O2", "-o", program, source], check=True)
-    chains = folder / "proxychains.conf"
-    chains.write_text(f"strict_chain\nquiet_mode\n[ProxyList]\nsocks5 127.0.0.1 {proxy}\n", encoding="ascii")
-    config = folder / "pysocksify.toml"
-    config.write_text(
-        f'hops = ["socks5://127.0.0.1:{proxy}"]\n[[rules]]\nmatch = ["127.0.0.0/8"]\nto = "default"\n', encoding="ascii"
-    )
-    serial: list[str | Path] = [program, "127.0.0.1", str(target), str(CONNECTS)]
-    commands: dict[str, list[str | Path]] = {
+    serial: Words = [between.serial, "127.0.0.1", str(between.target), str(CONNECTS)]
+    commands: dict[str, Words] = {
         "no wrapper, no proxy": serial,
-        "proxychains4": ["proxychains4", "-f", chains, *serial],
-        "pysocksify": [BIN / "pysocksify", "-c", config, *serial],
+        "proxychains4": ["proxychains4", "-f", between.proxychains, *serial],
+        "pysocksify": [BIN / "pysocksify", "-c", between.pysocksify, *serial],
     }
     found = in_turn(ROUNDS, {name: lambda words=words: printed(words) for name, words in commands.items()})  # type: ignore[misc]
     return {name: seconds * 1e6 / CONNECTS for name, seconds in found.items()}
 
 
-def held() -> dict[str, float]:
+def held(between: Ends) -> dict[str, float]:
     """Microseconds until a non-blocking connect() returns EINPROGRESS, through a proxy that never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as silent:
-        url = f"socks5://127.0.0.1:{silent.getsockname()[1]}"
-        words: list[str | Path] = [BIN / "pysocksify", "-q", "-p", url, sys.executable, "-c", HELD, "192.0.2.1", "9"]
-        took = [float(word) * 1e6 for word in subprocess.check_output(words, text=True, timeout=60).split()]
+    url = f"socks5://127.0.0.1:{between.silent}"
+    words: Words = [BIN / "pysocksify", "-q", "-p", url, sys.executable, "-c", HELD, "192.0.2.1", "9"]
+    took = [float(word) * 1e6 for word in subprocess.check_output(words, text=True, timeout=60).split()]
     return {"median": statistics.median(took), "slowest of 200": max(took)}
 
 
@@ -141,30 +68,13 @@ def table(title: str, unit: str, values: dict[str, float], base: str) -> None:
         print(f"  {name:<24} {value:9.1f} {unit}   {value / values[base]:5.2f} times {base}")
 
 
-def main() -> int:
-    """Measures everything; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail when an aim is missed")
-    check: bool = parser.parse_args().check
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed pysocksify is compiled already
+def usual(check: bool) -> int:
+    """Measures the engine that is chosen by itself; 1 if an aim that is checked is missed, else 0."""
     starts = start_up()
     table("Start-up", "ms", starts, "python -c pass")
-    port = free_port()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        socket.create_server(("127.0.0.1", 0), backlog=1024) as listener,
-        subprocess.Popen(["microsocks", "-i", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL) as microsocks,
-    ):
-        thread = threading.Thread(target=accept, args=(listener,))
-        thread.start()
-        try:
-            wait_listening(port, microsocks)
-            each = connects(Path(folder), listener.getsockname()[1], port)
-            starts_held = held()
-        finally:
-            microsocks.terminate()
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
+    with ends() as between:
+        each = connects(between)
+        starts_held = held(between)
     table(f"{CONNECTS} serial blocking connects through microsocks, each", "µs", each, "proxychains4")
     table("200 non-blocking connects started at once, until each returns", "µs", starts_held, "median")
     missed = []
@@ -177,6 +87,18 @@ def main() -> int:
     for line in missed:
         print(f"missed: {line}")
     return 1 if check and missed else 0
+
+
+def main() -> int:
+    """Measures what the command line says; the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="What pysocksify costs.")
+    parser.add_argument("what", nargs="?", choices=["engines"], help="each engine, beside no wrapper and proxychains4")
+    parser.add_argument("--check", action="store_true", help="fail when an aim is missed (not with engines)")
+    options = parser.parse_args()
+    if options.what and options.check:
+        parser.error("there are no aims for engines")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed pysocksify is compiled already
+    return bench_engines.main() if options.what else usual(options.check)
 
 
 if __name__ == "__main__":
