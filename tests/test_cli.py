@@ -11,7 +11,7 @@ import pytest
 from pysocksify import __version__, cli
 from pysocksify.config import Config
 from pysocksify.errors import PysocksifyError
-from pysocksify.options import OPTIONS
+from pysocksify.options import ENGINES, OPTIONS
 
 PROXY_VARIABLES = ("PYSOCKSIFY_PROXY", "PYSOCKSIFY_CONFIG", "ALL_PROXY", "all_proxy")
 
@@ -81,6 +81,8 @@ def test_standard_output_may_be_full_or_closed(environ: dict[str, str], module: 
 
 
 COMPLETIONS = [
+    ("pysocksify --engine p", 2, "plain,preload\nplain,ptrace\nplain,python"),
+    ("pysocksify --engines cur-", 2, "plain,cur-program"),
     ("pysocksify --emb", 1, "plain,--embedded"),
     ("pysocksify --mode r", 2, "plain,random\nplain,round_robin"),
     ("pysocksify -v a-progr", 2, "plain,a-program"),
@@ -91,7 +93,8 @@ COMPLETIONS = [
 
 @pytest.mark.parametrize(("line", "word", "answer"), COMPLETIONS)
 def test_completion(environ: dict[str, str], tmp_path: Path, line: str, word: int, answer: str) -> None:
-    (tmp_path / "a-program").touch(mode=0o755)
+    for name in ("a-program", "cur-program"):
+        (tmp_path / name).touch(mode=0o755)
     asked = {"_PYSOCKSIFY_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(word)}
     result = run(environ={**environ, **asked, "PATH": f"{tmp_path}:/nonexistent"})
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, answer, "")
@@ -205,6 +208,25 @@ HEAVY = {
     "click", "asyncio", "urllib", "ipaddress", "logging", "pathlib", "socket", "typing", "tomllib", "random", "hashlib",
     "difflib", "subprocess", "tempfile", "shutil", "threading", "dnslib", "email", "json",
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ENGINES[1:])
+def test_choosing_an_engine_is_light(engine: str) -> None:
+    """All that is loaded before the program's exec, with each engine."""
+    code = f"""if True:
+        import sys
+        before = set(sys.modules)
+        import os
+        from pysocksify import cli, config, front, kernel, options
+        from pysocksify.engines import choice
+        settings = config.load(options.parse(["-p", "socks5://127.0.0.1", "true"]), {{}})
+        choice.availability({engine!r}, kernel.Kernel())
+        choice.refusal({engine!r}, ["true"])
+        choice.engine({engine!r}, settings, kernel.Kernel())
+        print(*(set(sys.modules) - before))
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert not (HEAVY | {"dataclasses", "inspect", "re"}) & {name.partition(".")[0] for name in result.stdout.split()}
 
 
 def test_the_plain_way_is_light() -> None:

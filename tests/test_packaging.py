@@ -133,10 +133,13 @@ def test_an_installed_wheel_runs(checkout: Path, tmp_path: Path) -> None:
     (site,) = (tmp_path / "venv").glob("lib/python3.*/site-packages")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    python = str(tmp_path / "venv" / "bin" / "python")
-    show = "import pysocksify; print(pysocksify.__file__)"
-    done = subprocess.run([python, "-c", show], capture_output=True, text=True, timeout=30, cwd="/", check=True)
-    assert done.stdout == f"{site}/pysocksify/__init__.py\n"
-    command = [python, "-m", "pysocksify", "-p", "socks5://127.0.0.1:1", "--engine", "seccomp", "echo", "ran"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd="/", check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*words: str) -> tuple[int, str, str]:
+        command = [str(tmp_path / "venv" / "bin" / "python"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environ, cwd="/", check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    assert run("-c", "import pysocksify; print(pysocksify.__file__)") == (0, f"{site}/pysocksify/__init__.py\n", "")
+    options = ("-p", "socks5://127.0.0.1:1", "--engine", "seccomp")
+    assert run("-m", "pysocksify", *options, "echo", "ran") == (0, "ran\n", "")
