@@ -125,6 +125,12 @@ static char variable[256];
 #undef res_nsearch
 #undef res_nquerydomain
 #undef res_nsend
+#if !__GLIBC_PREREQ(2, 34) /* where programs and libresolv know them as __res_query() and so on */
+int res_query(const char *, int, int, uint8_t *, int), res_search(const char *, int, int, uint8_t *, int);
+int res_send(const uint8_t *, int, uint8_t *, int), res_nsend(res_state, const uint8_t *, int, uint8_t *, int);
+int res_nquery(res_state, const char *, int, int, uint8_t *, int);
+int res_nsearch(res_state, const char *, int, int, uint8_t *, int);
+#endif
 #define REALS(X) EVERYWHERE(X) X(res_nquery) X(res_nsearch) X(res_nsend)
 #else
 #define REALS(X) EVERYWHERE(X)
@@ -185,7 +191,9 @@ __attribute__((constructor)) static void prepare(void)
 	if (standing || preparing || !environ)
 		return;
 	preparing = 1;
-#define FIND(name) real_##name = (__typeof__(real_##name))dlsym(RTLD_NEXT, #name);
+#define FIND(name)                                                                                                     \
+	if (!(real_##name = (__typeof__(real_##name))dlsym(RTLD_NEXT, #name)))                                         \
+		real_##name = (__typeof__(real_##name))dlsym(RTLD_NEXT, "__" #name);
 	REALS(FIND)
 	const char *value = getenv("PYSOCKSIFY_HANDOVER"), *colon = value ? strchr(value, ':') : NULL;
 	int now = value && !*value ? ASIDE : LOST;
