@@ -18,8 +18,8 @@ from hatchling.build import build_sdist, build_wheel
 
 REPOSITORY = Path(__file__).parent.parent
 MACHINES = {"x86_64": "Advanced Micro Devices X86-64", "aarch64": "AArch64"}  # as readelf(1) calls them
-GLIBC = (2, 34)  # PEP 600; before it res_query() and its like had other names, in a library of their own
-PLATFORM = f"manylinux_{GLIBC[0]}_{GLIBC[1]}_{{0}}.musllinux_1_2_{{0}}"
+GLIBC = (2, 17)  # of manylinux2014, PEP 599; the oldest that has aarch64
+PLATFORM = "manylinux_2_17_{0}.manylinux2014_{0}.musllinux_1_2_{0}"
 LIBRARIES = {
     "glibc": {"libc.so.6", "libdl.so.2", "libpthread.so.0", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"},
     "musl": {"libc.so"},
