@@ -234,6 +234,7 @@ class _Meeting:
                     raise
         self.ports = {listener.getsockname()[1] for listener in self._listeners.values()}
         self._waker = Waker()
+        self._waking = threading.Lock()
         self._reactor.watch(self._waker.fileno(), READ, lambda events: self._waker.clear())
         threading.Thread(target=self._serve, name="pysocksify", daemon=True).start()
 
@@ -282,20 +283,23 @@ class _Meeting:
         self._reactor.watch(listener.fileno(), READ, lambda events: self._accept(listener))
 
     def _do(self, call: Callable[[], object]) -> None:
-        self._reactor.call_soon(lambda: (call(), None)[1])
-        self._waker.wake()
+        with self._waking:  # or the descriptor might be another file's by now
+            if self.alive:
+                self._reactor.call_soon(lambda: (call(), None)[1])
+                self._waker.wake()
 
     def _serve(self) -> None:
         layers.serve_here(self._layer)
         try:
             self._reactor.run()
         finally:
-            self.alive = False
+            with self._waking:
+                self.alive = False
+                self._waker.close()
             layers.serve_here(None)
             for listener in self._listeners.values():
                 listener.close()
             self._reactor.close()
-            self._waker.close()
 
     def _accept(self, listener: socket.socket) -> None:
         try:

@@ -167,14 +167,25 @@ class _Running:
         self.thread: threading.Thread | None = None
         self.paused = False
         self.over = False
+        self._waking = threading.Lock()
+        self._closed = False
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Have the loop make a call, from any thread. Nothing happens once all is closed."""
+        with self._waking:  # or the descriptor might be another file's by now
+            if not self._closed:
+                self.reactor.call_soon(call)
+                self.waker.wake()
 
     def close(self) -> None:
         """Close everything; nothing is shut down or reset. Relays and dials of a parent's go on there."""
+        with self._waking:
+            self._closed = True
+            self.waker.close()
         for sock in list(self.made):
             sock.close()
         self.reactor.close()
         self.supervisor._pool.close()
-        self.waker.close()
 
 
 class Service:
@@ -200,13 +211,12 @@ class Service:
             self._ending = True
             running = self._own()
             if running is not None:
-                running.reactor.call_soon(lambda: self._wind_up(running))
-                running.waker.wake()
+                running.do(lambda: self._wind_up(running))
 
     def deliver(self) -> None:
         """Wait until what the program wrote is on its way, for DELIVER_LIMIT at most."""
         running = self._own()
-        if running is None or running.over:
+        if running is None or running.thread is None or not running.thread.is_alive():
             return
         delivered = threading.Event()
         until = running.reactor.now() + DELIVER_LIMIT
@@ -217,8 +227,7 @@ class Service:
             else:
                 running.reactor.call_at(running.reactor.now() + LOOK, look)
 
-        running.reactor.call_soon(look)
-        running.waker.wake()
+        running.do(look)
         delivered.wait(DELIVER_LIMIT)
 
     def pause(self) -> None:
@@ -229,8 +238,7 @@ class Service:
             return
         assert running.thread is not None
         running.paused = True
-        running.reactor.call_soon(running.reactor.stop)
-        running.waker.wake()
+        running.do(running.reactor.stop)
         running.thread.join(PAUSE_LIMIT)
 
     def resume(self) -> None:
