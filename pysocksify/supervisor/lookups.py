@@ -104,7 +104,7 @@ class Lookups:
         plain = text.lower().removesuffix(".")
         entries = self._hosts.addresses(plain)
         if entries:
-            self._tell(found, family, [host for host, _ in entries], entries[0][1])
+            self._tell(found, family, [host for host, _ in entries], entries[0][1], errno.ENOENT)
             return
         try:
             addresses = None if self._system else self._names.addresses(text)
@@ -141,11 +141,13 @@ class Lookups:
         if self._system or not answer(self._reactor, self._names, message, True, reply):
             reply(None)
 
-    def _tell(self, found: Found, family: int, addresses: Sequence[str], canonical: str) -> None:
+    def _tell(
+        self, found: Found, family: int, addresses: Sequence[str], canonical: str, none: int = errno.ENODATA
+    ) -> None:
         wanted = of_family(addresses, family)
         # ::1 comes before all, a name that is in /etc/hosts has IPv4 first as fake addresses have
         wanted.sort(key=lambda host: 0 if host == "::1" and self._ipv6 else 1 if host == "127.0.0.1" else 2)
-        found(0 if wanted else errno.ENODATA, wanted, canonical)
+        found(0 if wanted else none, wanted, canonical)
 
 
 def answer(reactor: Reactor, names: Names, message: bytes, stream: bool, reply: Callable[[bytes], None]) -> bool:

@@ -628,9 +628,16 @@ static int numeric_list(const struct names *names, const char *service, const st
 		if (outcome)
 			*end = NULL, error = outcome;
 		for (; *end; end = &(*end)->ai_next)
-			(*end)->ai_flags &= ~AI_NUMERICHOST;
+			(*end)->ai_flags = (*end)->ai_flags ? hints->ai_flags : 0;
 	}
 	return *list ? 0 : error;
+}
+
+/* glibc names the first entry when it's asked to, musl all, always. */
+static void set_canonical(struct addrinfo *list, int wanted, const char *name)
+{
+	for (; list && (MARK || wanted); list = MARK ? list->ai_next : NULL)
+		list->ai_canonname = canonical(name);
 }
 
 int getaddrinfo(const char *restrict host, const char *restrict service, const struct addrinfo *restrict given,
@@ -654,12 +661,12 @@ int getaddrinfo(const char *restrict host, const char *restrict service, const s
 	if (error == EAI_NONAME) { /* nothing was wrong but that it's a name */
 		mapped = hints.ai_family == AF_INET6 && hints.ai_flags & AI_V4MAPPED;
 		error = ask_names(host, mapped && hints.ai_flags & AI_ALL ? AF_UNSPEC : hints.ai_family, &names);
-		if (error == -ENODATA && mapped)
+		if ((error == -ENODATA || error == -ENOENT) && mapped)
 			error = ask_names(host, AF_INET, &names);
 		list = NULL;
 		error = error < 0 ? as_gai(error) : numeric_list(&names, service, &hints, &list);
-		if (!error && hints.ai_flags & AI_CANONNAME)
-			list->ai_canonname = canonical((char *)&names.entry[names.count]);
+		if (!error)
+			set_canonical(list, hints.ai_flags & AI_CANONNAME, (char *)&names.entry[names.count]);
 		errno = before;
 	}
 	if (!error)
