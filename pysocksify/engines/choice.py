@@ -73,10 +73,5 @@ def engine(name: str, config: Config, kernel: Kernel) -> Engine:
     return made
 
 
-def choose(config: Config, kernel: Kernel, command: list[str]) -> Engine:
-    """The engine that the configuration asks for. PysocksifyError: it can't be used."""
-    return engine(decide(config.engine, kernel, command)[0], config, kernel)
-
-
 def _module(name: str, part: str) -> "Any":
     return import_module(f"pysocksify.engines.{name}.{part}")
