@@ -4,6 +4,13 @@ import ctypes
 import errno
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 PR_SET_NO_NEW_PRIVS = 38
 AF_UNSPEC_SOCKADDR = bytes(16)  # struct sockaddr with sa_family AF_UNSPEC: connect(2) with it dissolves
 
@@ -42,6 +49,28 @@ def dissolve(fd: int) -> None:
     # EBUSY: another thread waits in a call on it (tcp_disconnect() of Linux 6.4 to 6.6)
     if error not in (0, errno.EINVAL, errno.EAFNOSUPPORT, errno.EBUSY):
         raise OSError(error, os.strerror(error))
+
+
+def looked_into(tid: int, look: "Callable[[], T]") -> "T":
+    """What `look` finds in a thread's /proc/TID; where that is refused to root, as the thread's own user.
+
+    In a default container root has no CAP_SYS_PTRACE, and may only look into programs of its own: one that has become
+    another user's and was executed since opens up to that user alone (ptrace(2), "Ptrace access mode checking"). Its
+    folder belongs to root when it's closed to all (proc(5)). setfsuid(2) is this thread's own.
+    """
+    try:
+        return look()
+    except PermissionError:
+        owner = os.stat(f"/proc/{tid}")
+        if os.geteuid() or not owner.st_uid:
+            raise
+    _libc.setfsgid(owner.st_gid)
+    _libc.setfsuid(owner.st_uid)
+    try:
+        return look()
+    finally:
+        _libc.setfsuid(0)
+        _libc.setfsgid(0)
 
 
 def _error() -> OSError:

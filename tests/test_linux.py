@@ -6,10 +6,11 @@ import platform
 import socket
 import struct
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
-from pysocksify.linux import connect, dissolve, prctl, syscall
+from pysocksify.linux import connect, dissolve, looked_into, prctl, syscall
 
 GETPID, READ = {"x86_64": (39, 0), "aarch64": (172, 63)}[platform.machine()]
 PR_SET_NAME, PR_SET_DUMPABLE = 15, 4
@@ -124,3 +125,12 @@ def test_dissolving_what_isnt_a_socket_is_one() -> None:
     assert caught.value.errno == errno.ENOTSOCK
     os.close(read)
     os.close(write)
+
+
+def test_what_isnt_ones_own_isnt_looked_into() -> None:
+    def closed() -> NoReturn:
+        raise PermissionError(errno.EACCES, "closed")
+
+    with pytest.raises(PermissionError):
+        looked_into(os.getpid(), closed)
+    assert looked_into(os.getpid(), os.getpid) == os.getpid()

@@ -4,6 +4,8 @@ import errno
 import os
 from collections import Counter
 
+from pysocksify.linux import looked_into
+
 
 def sockets_open(pids: list[int], more_than: int = 0) -> set[int]:
     """The inodes of the sockets of which the processes have more than so many descriptors. What can't be read is passed
@@ -13,22 +15,27 @@ def sockets_open(pids: list[int], more_than: int = 0) -> set[int]:
     """
     inodes: Counter[int] = Counter()
     for pid in pids:
-        links = _links(f"/proc/{pid}/fd")
+        links = _links(pid, "fd")
         if not links:  # its first thread may have ended: then others have the files
-            links = next(
-                filter(None, (_links(f"/proc/{pid}/task/{tid}/fd") for tid in _listed(f"/proc/{pid}/task"))), []
-            )
+            links = next(filter(None, (_links(pid, f"task/{tid}/fd") for tid in _listed(f"/proc/{pid}/task"))), [])
         inodes.update(int(link[8:-1]) for link in links if link.startswith("socket:["))
     return {inode for inode, count in inodes.items() if count > more_than}
 
 
-def _links(folder: str) -> list[str]:
-    """What the descriptors in a folder are; none when it isn't ours to look into. OSError: as above."""
+def _links(pid: int, folder: str) -> list[str]:
+    """What the descriptors in a folder of a process are; none when it isn't ours to look into. OSError: as above."""
+    try:
+        return looked_into(pid, lambda: _read_links(f"/proc/{pid}/{folder}"))
+    except (PermissionError, FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _read_links(folder: str) -> list[str]:
     links = []
     for name in _listed(folder):
         try:
             links.append(os.readlink(f"{folder}/{name}"))
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
     return links
 
@@ -36,9 +43,7 @@ def _links(folder: str) -> list[str]:
 def _listed(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 

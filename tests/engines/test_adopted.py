@@ -9,18 +9,22 @@ import signal
 import socket
 import socketserver
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import addressof, create_string_buffer
+from pathlib import Path
 
 import pytest
 
 from pysocksify.kernel import FEATURES, Kernel
 from pysocksify.linux import syscall
 from tests.engines.confinement import ARCH, CONTAINER, dissolve, each_account, failing, four, run, six
-from tests.engines.filtered import PATIENCE, fork
+from tests.engines.filtered import NOBODY, PATIENCE, fork
+from tests.lab import surroundings
 
 ADOPTING = Kernel(pidfd_getfd=False)
 FAR, CLOSED_PORT, SLOW = ("192.0.2.7", 80), ("192.0.2.7", 81), ("192.0.2.7", 82)
@@ -389,6 +393,57 @@ class TestSharing:
             syscall(60 if os.uname().machine == "x86_64" else 93)  # exit(2): this thread's end
 
         run(os.geteuid(), act, kernel=ADOPTING, proxy=proxy)
+
+
+WRAPPED = ["-m", "pysocksify", "--engine", "seccomp", "-p"]
+IN_A_CONTAINER = [sys.executable, surroundings.__file__, "docker", sys.executable, *WRAPPED]
+SWITCH = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+AS_PROCESS_1 = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+TALK = f"""
+import socket, time
+unused = socket.socket()
+for blocking in True, False:
+    with socket.socket() as sock:
+        sock.setblocking(blocking)
+        sock.connect_ex({FAR})
+        sock.setblocking(True)
+        time.sleep(1.2 * blocking)
+        while True:
+            try:
+                print(*sock.getpeername())
+                break
+            except OSError:
+                time.sleep(0.01)
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+unused.connect({FAR})
+print(*unused.getpeername())
+unused.close()
+print(socket.getaddrinfo("example.com", 80)[0][4][0])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which gives its privileges up")
+class TestRootInAContainer:
+    """Without CAP_SYS_PTRACE it may look only into what is its own; programs change their users there all the time."""
+
+    @pytest.mark.parametrize("before", [[], AS_PROCESS_1], ids=["", "process 1"])
+    @pytest.mark.parametrize("switch", [[], SWITCH], ids=["root", "another user"])
+    def test_whole_programs(self, before: list[str], switch: list[str], proxy: str) -> None:
+        command = [*before, *IN_A_CONTAINER, proxy, *switch, "/usr/bin/python3", "-c", TALK]
+        folder = Path(surroundings.__file__).parents[2]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=folder, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split("\n")[:3] == [f"{FAR[0]} {FAR[1]}"] * 3
+        assert done.stdout.split()[-1].startswith("198.18.")
+
+    def test_one_that_closes_itself_is_refused(self, proxy: str) -> None:
+        code = f"import os, socket; os.setgid({NOBODY}); os.setuid({NOBODY}); socket.socket().connect({FAR})"
+        command = [*IN_A_CONTAINER, proxy, "/usr/bin/python3", "-c", code]
+        folder = Path(surroundings.__file__).parents[2]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=folder, check=False)
+        assert "PermissionError: [Errno 13]" in done.stderr
+        assert "has made itself unreadable" in done.stderr
 
 
 class TestServing:

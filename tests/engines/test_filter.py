@@ -31,13 +31,13 @@ TCP, UDP, ICMP, SCTP, MPTCP = 6, 17, 1, 132, 262
 NUMBERS = {
     "x86_64": {
         "socket": 41, "connect": 42, "accept": 43, "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47,
-        "bind": 49, "listen": 50, "getpeername": 52, "setsockopt": 54, "getsockopt": 55, "recvmmsg": 299, "sendmmsg": 307, "read": 0,
-        "close": 3, "dup": 32, "dup2": 33, "dup3": 292, "fcntl": 72,
+        "bind": 49, "listen": 50, "getpeername": 52, "setsockopt": 54, "getsockopt": 55, "recvmmsg": 299,
+        "sendmmsg": 307, "read": 0, "close": 3, "dup": 32, "dup2": 33, "dup3": 292, "fcntl": 72,
     },
     "aarch64": {
         "socket": 198, "connect": 203, "accept": 202, "sendto": 206, "recvfrom": 207, "sendmsg": 211, "recvmsg": 212,
-        "bind": 200, "listen": 201, "getpeername": 205, "setsockopt": 208, "getsockopt": 209, "recvmmsg": 243, "sendmmsg": 269,
-        "read": 63, "close": 57, "dup": 23, "dup3": 24, "fcntl": 25,
+        "bind": 200, "listen": 201, "getpeername": 205, "setsockopt": 208, "getsockopt": 209, "recvmmsg": 243,
+        "sendmmsg": 269, "read": 63, "close": 57, "dup": 23, "dup3": 24, "fcntl": 25,
     },
 }  # fmt: skip
 URING = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427}

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+from pysocksify.linux import looked_into
 from pysocksify.reactor import READ, WRITE, Reactor, Timer
 from pysocksify.supervisor.calls import CallRefused, process_of
 from pysocksify.supervisor.connection import TCP_CLOSE, is_connected
@@ -87,8 +88,8 @@ class Adopted:
         self._ends: dict[int, int] = {}
 
     def adopt(self, fd: int, tid: int, number: int) -> None:
-        """Keep a duplicate of `fd`, which this thread has just got under that number. OSError."""
-        sock = cast(socket.socket, _socket.socket(fileno=os.dup(fd)))
+        """Keep `fd`, a duplicate of what this thread has just got under that number."""
+        sock = cast(socket.socket, _socket.socket(fileno=fd))
         inode = os.fstat(fd).st_ino
         self._let_go.pop(inode, None)
         self._kept[inode] = Kept(sock, inode, tid, number, sock.type == socket.SOCK_STREAM)
@@ -101,7 +102,7 @@ class Adopted:
     def inode(self, tid: int, number: int) -> int:
         """The inode of the socket that is a thread's descriptor. OSError: EBADF, ENOTSOCK, EPERM."""
         try:
-            link = os.readlink(f"/proc/{tid}/fd/{number}")
+            link = looked_into(tid, lambda: os.readlink(f"/proc/{tid}/fd/{number}"))
         except PermissionError as failure:  # a program that has made itself unreadable
             raise OSError(errno.EPERM, os.strerror(errno.EPERM)) from failure
         except FileNotFoundError as failure:
@@ -121,7 +122,7 @@ class Adopted:
     def is_inet(self, tid: int, number: int) -> bool:
         """Whether a socket that we don't have could open a way out: any that isn't known to be of another family."""
         try:
-            name = os.getxattr(f"/proc/{tid}/fd/{number}", SOCKPROTONAME)
+            name = looked_into(tid, lambda: os.getxattr(f"/proc/{tid}/fd/{number}", SOCKPROTONAME))
         except OSError:
             return True
         return name.rstrip(b"\0") not in OTHER_FAMILIES
@@ -205,7 +206,7 @@ class Adopted:
 
     def _is_where_it_was(self, kept: Kept) -> bool:
         try:
-            return os.readlink(f"/proc/{kept.tid}/fd/{kept.number}") == f"socket:[{kept.inode}]"
+            return self.inode(kept.tid, kept.number) == kept.inode
         except OSError:
             return False
 

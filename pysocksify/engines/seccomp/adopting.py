@@ -77,8 +77,9 @@ class AdoptingCalls(NotifiedCalls):
             self._adopted.sweep(ports=True)  # what is closed in the programs counts with us
             super()._socket(call)
 
-    def _installed(self, call: CaughtCall, fd: int, number: int) -> None:
+    def _keeps(self, call: CaughtCall, fd: int, number: int) -> bool:
         self._adopted.adopt(fd, call.tid, number)
+        return True
 
     def _connect(self, call: CaughtCall) -> None:
         number = integer(call.args[0])

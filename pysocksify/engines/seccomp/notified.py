@@ -51,17 +51,19 @@ class NotifiedCalls(Dispatch):
                 number = _install(notification, fd, close_on_exec)
             else:
                 number = self._confinement().install(notification, fd, close_on_exec)
-            if number is not None:
-                self._installed(call, fd, number)
+            if number is not None and self._keeps(call, fd, number):
+                fd = -1
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def _make(self, call: CaughtCall, family: int, kind: int, proto: int) -> int:
         """A socket for the target; the descriptor is the caller's. CallRefused, OSError."""
         return self._supervisor.make_socket(call, family, kind, proto)
 
-    def _installed(self, call: CaughtCall, fd: int, number: int) -> None:
-        """The target has got a duplicate of `fd` under this number."""
+    def _keeps(self, call: CaughtCall, fd: int, number: int) -> bool:
+        """The target has got a duplicate of `fd` under this number. True: `fd` is taken over."""
+        return False
 
     def _by_descriptor(self, call: CaughtCall) -> None:
         if self._supervisor.confined is None:  # then nothing has such a number that could get out

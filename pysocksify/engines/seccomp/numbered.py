@@ -22,6 +22,7 @@ from pysocksify.engines.seccomp.listener import Notification
 from pysocksify.engines.syscalls import abi
 from pysocksify.engines.syscalls.caught import CaughtCall, Taker, closing, integer
 from pysocksify.engines.syscalls.filter import F_DUPFD_CLOEXEC, Numbers
+from pysocksify.linux import looked_into
 from pysocksify.report import Report
 from pysocksify.supervisor.calls import CallRefused, program_of
 from pysocksify.supervisor.confined import INET, Confined
@@ -115,8 +116,9 @@ class Numbered:
         numbers = self._numbers
         for number in (*range(numbers.middle - 1, numbers.first - 1, -1), *range(numbers.middle, numbers.end)):
             if number >= least:
+                path = f"/proc/{tid}/fd/{number}"
                 try:
-                    os.readlink(f"/proc/{tid}/fd/{number}")
+                    looked_into(tid, lambda path=path: os.readlink(path))  # type: ignore[misc]
                 except FileNotFoundError:
                     return int(number)
                 except PermissionError as failure:  # a program that has made itself unreadable

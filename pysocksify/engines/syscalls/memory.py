@@ -1,9 +1,9 @@
 """Reading and writing the memory of a target's thread, by thread id.
 
 process_vm_readv(2) needs no descriptor that could outlive an exec, or a vfork()ed child's end, and then read
-something else. Where it isn't to be had (some sandboxes answer ENOSYS), /proc/TID/mem does, opened anew for each
-access. What was read is only valid once the notification is known to be still waiting: the thread id may be another
-thread's by then.
+something else. Where it isn't to be had (some sandboxes answer ENOSYS, root in a container may not use it on another
+user's program), /proc/TID/mem does, opened anew for each access. What was read is only valid once the notification is
+known to be still waiting: the thread id may be another thread's by then.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import errno
 import os
 
 from pysocksify.engines.syscalls import abi
-from pysocksify.linux import syscall
+from pysocksify.linux import looked_into, syscall
 
 MOST = 1 << 20  # bytes read at once; a larger write of a program is taken in several parts
 
@@ -45,9 +45,9 @@ class Memory:
         try:
             got = syscall(self._readv, tid, self._local, 1, self._remote, 1, 0)
         except OSError as error:
-            if error.errno != errno.ENOSYS:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
                 raise
-            self._by_file = True
+            self._by_file = self._by_file or error.errno == errno.ENOSYS
             return self._read_file(tid, address, size)
         if got != size:
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
@@ -66,16 +66,16 @@ class Memory:
         try:
             put = syscall(self._writev, tid, self._local, 1, self._remote, 1, 0)
         except OSError as error:
-            if error.errno != errno.ENOSYS:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
                 raise
-            self._by_file = True
+            self._by_file = self._by_file or error.errno == errno.ENOSYS
             self._write_file(tid, address, data)
             return
         if put != len(data):
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
 
     def _read_file(self, tid: int, address: int, size: int) -> bytes:
-        fd = os.open(f"/proc/{tid}/mem", os.O_RDONLY)
+        fd = _open(tid, os.O_RDONLY)
         try:
             data = os.pread(fd, size, address)
         except (OSError, OverflowError) as error:
@@ -87,7 +87,7 @@ class Memory:
         return data
 
     def _write_file(self, tid: int, address: int, data: bytes) -> None:
-        fd = os.open(f"/proc/{tid}/mem", os.O_WRONLY)
+        fd = _open(tid, os.O_WRONLY)
         try:
             put = os.pwrite(fd, data, address)
         except (OSError, OverflowError) as error:
@@ -96,6 +96,13 @@ class Memory:
             os.close(fd)
         if put != len(data):
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+
+def _open(tid: int, flags: int) -> int:
+    try:
+        return looked_into(tid, lambda: os.open(f"/proc/{tid}/mem", flags))
+    except PermissionError as error:  # as the other way says it
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM)) from error
 
 
 def _fault(error: OSError | OverflowError) -> OSError:
