@@ -182,20 +182,42 @@ static int hexadecimal(const char *text, uint8_t *bytes, int room)
 	return size;
 }
 
+/* getenv() where libc has no environment yet, as before the first constructor. */
+static const char *early_variable(void)
+{
+	static char entry[sizeof variable];
+	char chunk[512];
+	long file = RAW(SYS_openat, AT_FDCWD, "/proc/self/environ", O_RDONLY | O_CLOEXEC), count;
+	size_t size = 0;
+
+	while ((count = RAW(SYS_read, file, chunk, sizeof chunk)) > 0)
+		for (long i = 0; i < count; i++) {
+			if (size < sizeof entry)
+				entry[size++] = chunk[i];
+			if (!chunk[i] && size < sizeof entry && !strncmp(entry, VARIABLE, sizeof VARIABLE - 1)) {
+				RAW(SYS_close, file);
+				return entry + sizeof VARIABLE - 1;
+			}
+			size = chunk[i] ? size : 0;
+		}
+	RAW(SYS_close, file);
+	return NULL;
+}
+
 /* Once, before main() at the latest: afterwards nothing is looked up that takes a lock or memory. */
 __attribute__((constructor)) static void prepare(void)
 {
 	static int preparing;
 	int before = errno;
 
-	if (standing || preparing || !environ)
+	if (standing || preparing)
 		return;
 	preparing = 1;
 #define FIND(name)                                                                                                     \
 	if (!(real_##name = (__typeof__(real_##name))dlsym(RTLD_NEXT, #name)))                                         \
 		real_##name = (__typeof__(real_##name))dlsym(RTLD_NEXT, "__" #name);
 	REALS(FIND)
-	const char *value = getenv("PYSOCKSIFY_HANDOVER"), *colon = value ? strchr(value, ':') : NULL;
+	const char *value = environ ? getenv("PYSOCKSIFY_HANDOVER") : early_variable(), *colon = value ? strchr(value, ':') : NULL;
 	int now = value && !*value ? ASIDE : LOST;
 	if (colon && colon[1] && strlen(value) < sizeof variable - sizeof VARIABLE) {
 		int size = (int)(colon - value) / 2, most = (int)sizeof supervisor.sun_path - 1;
@@ -1211,31 +1233,33 @@ int execle(const char *path, const char *first, ...)
 	return execve(path, argv, environment);
 }
 
-/* libc's own calls of a shell pass no hook: what the program has dropped from its environment is put back there. */
-static void put_back(void)
+/* libc's own exec of a shell passes no hook: the environment is made right before it. */
+static int may_call_shell(void)
 {
-	Dl_info here;
+	const struct execution shell = {.how = EXECVE, .path = "/bin/sh"};
+	const char *others = getenv("LD_PRELOAD"), *value = getenv("PYSOCKSIFY_HANDOVER");
+	char object[PATH_MAX];
+	int error = aside() || (value && !*value) ? 0 : ask_object(&shell, object);
 
-	if (!aside() && standing == ON && !getenv("PYSOCKSIFY_HANDOVER") && dladdr(variable, &here)) {
-		const char *others = getenv("LD_PRELOAD");
-		char list[sizeof PRELOAD + strlen(here.dli_fname) + (others ? strlen(others) : 0) + 2];
-
-		preload_list(list, here.dli_fname, others ? others : "");
+	if (error || aside() || (value && !*value) || !*object)
+		return !failed(error);
+	char list[sizeof PRELOAD + strlen(object) + (others ? strlen(others) : 0) + 2];
+	preload_list(list, object, others ? others : "");
+	if (!others || strcmp(others, list + sizeof PRELOAD - 1))
 		setenv("LD_PRELOAD", list + sizeof PRELOAD - 1, 1);
+	if (!value)
 		setenv("PYSOCKSIFY_HANDOVER", variable + sizeof VARIABLE - 1, 1);
-	}
+	return 1;
 }
 
 int system(const char *command)
 {
-	put_back();
-	return real_system(command);
+	return may_call_shell() ? real_system(command) : -1;
 }
 
 FILE *popen(const char *command, const char *mode)
 {
-	put_back();
-	return real_popen(command, mode);
+	return may_call_shell() ? real_popen(command, mode) : NULL;
 }
 
 /* A module with RTLD_DEEPBIND would find libc's connect() before ours. A jump: dlopen() looks at who called it. */
