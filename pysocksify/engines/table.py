@@ -87,7 +87,6 @@ ENGINES = (
         gaps=(
             _refused("setuid", "a setuid program started by an ordinary user: it would run without its privileges"),
             _UNDUMPABLE,
-            _UNDUMPABLE,
             _refused("debuggers", "debuggers inside (gdb, strace): a process has one tracer only"),
             _refused("io_uring", "io_uring: ENOSYS, and programs do without"),
             _refused("interfaces", "datagrams that name an interface in a control message"),
