@@ -89,9 +89,3 @@ def test_a_stop_while_another_thread_connects(behaviour: Behaviour, scripted_pro
     assert done.values["stopped"] == "1"
     assert float(done.values["after"]) < 0.8
     assert done.values["connect"] == "0", done
-
-
-def test_a_program_that_nobody_may_look_into(behaviour: Behaviour, servers: Servers) -> None:
-    """PR_SET_DUMPABLE: what only asks is the kernel's to answer, what connects is refused."""
-    done = behaviour("closed", via=servers("bundled").url("socks5"))
-    assert done.values == {"connect": "0", "peer": "0", "error": "0", "again": str(errno.EACCES)}, done

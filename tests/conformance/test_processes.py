@@ -71,12 +71,6 @@ def test_what_is_no_program(way: Way, folder: Path) -> None:
     assert ended(way, ["/etc"]).status == 126
 
 
-def test_a_setuid_program_is_refused(way: Way) -> None:
-    done = ended(way, ["/usr/bin/su", "--version"])
-    assert done.refused, done
-    assert way.engine == "python" or "set" in done.err, done
-
-
 @contextmanager
 def started(way: Way, argv: Sequence[str]) -> "Iterator[subprocess.Popen[bytes]]":
     """A wrapped program with a pipe from its standard output, in a session of its own, whose rest is ended after it."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 NOBODY = 65534
 REPOSITORY = Path(__file__).parents[2]
-COPIED = ("click", "dnslib", "python-ptrace", "tomli", "requests", "aiohttp")  # with what they require
+COPIED = ("click", "dnslib", "python-ptrace", "tomli", "requests", "aiohttp", "uvloop")  # with what they require
 VERSION = "import sys; print(*sys.version_info[:2])"
 
 

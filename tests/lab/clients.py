@@ -31,6 +31,8 @@ BUILDS: Mapping[str, tuple[str, ...]] = {
     "threads": ("gcc", "-O1", "-pthread", "-o", "{out}/threads", "threads.c"),
     "behaviour": ("gcc", "-O1", "-std=gnu11", "-o", "{out}/behaviour", "behaviour.c"),
     "gohttp": ("go", "build", "-o", "{out}/gohttp", "gohttp/main.go"),
+    "gaps": ("gcc", "-O1", "-o", "{out}/gaps", "gaps.c"),
+    "godial-dynamic": ("go", "build", "-ldflags=-linkmode=external", "-o", "{out}/godial-dynamic", "godial/main.go"),
     "godial": ("go", "build", "-o", "{out}/godial", "godial/main.go"),
     "java": ("javac", "-d", "{out}", "Fetch.java", "Dial.java"),
 }
@@ -183,7 +185,7 @@ def build(out: Path) -> dict[str, str]:
     out.mkdir(exist_ok=True)
     for script in (*PROGRAMS.glob("*.py"), *PROGRAMS.glob("*.mjs")):
         shutil.copy2(script, out)
-    environment = {**os.environ, "CGO_ENABLED": "0", "GO111MODULE": "off", "GOTOOLCHAIN": "local"}
+    environment = {**os.environ, "GO111MODULE": "off", "GOTOOLCHAIN": "local"}
     failed: dict[str, str] = {}
 
     def one(name: str) -> None:
@@ -191,7 +193,8 @@ def build(out: Path) -> dict[str, str]:
         if shutil.which(command[0]) is None:
             failed[name] = f"{command[0]} isn't installed"
             return
-        done = subprocess.run(command, cwd=PROGRAMS, env=environment, capture_output=True, text=True, timeout=300)
+        env = {**environment, "CGO_ENABLED": "1" if name == "godial-dynamic" else "0"}
+        done = subprocess.run(command, cwd=PROGRAMS, env=env, capture_output=True, text=True, timeout=300)
         if done.returncode:
             failed[name] = done.stderr.strip()
 

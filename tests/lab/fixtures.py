@@ -152,11 +152,12 @@ def wrap(lab_town: town.Town) -> Iterator[Wrap]:
         via: str | Sequence[str] = (),
         options: Sequence[str] = (),
         namespace: str | None = None,
+        starter: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         stdin: str = "",
         timeout: float = 40.0,
     ) -> Done:
-        line = command(way, argv, via=via, options=options, namespace=namespace or lab_town.closed)
+        line = command(way, argv, via=via, options=options, namespace=namespace or lab_town.closed, starter=starter)
         return finish(line, environment={**way.environment, **(env or {})}, stdin=stdin, timeout=timeout)
 
     yield wrapped

@@ -1,6 +1,9 @@
 """What /proc says of processes that other programs started."""
 
 import os
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -20,3 +23,13 @@ def open_files(pid: int) -> list[str]:
         except FileNotFoundError:
             continue  # closed since
     return found
+
+
+def comes_true(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
+    """Whether something that tells nobody, such as a count in /proc, becomes true in so many seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        threading.Event().wait(0.01)
+    return True

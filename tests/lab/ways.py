@@ -17,9 +17,9 @@ ENGINES = tuple(name for name in options.ENGINES if (PACKAGE / "engines" / name 
 ACCOUNTS = ("user", "root")
 PLAIN, NESTED = "", "nested"
 AROUND = (*surroundings.NAMES, NESTED)
-NEEDS_A_LISTENER = {"seccomp"}
+NEEDS_A_LISTENER, TAKES_SOCKETS = {"seccomp"}, {"ptrace"}
 CAN_WORK = {
-    "docker": ENGINES,
+    "docker": tuple(name for name in ENGINES if name not in TAKES_SOCKETS),
     "no-seccomp": tuple(name for name in ENGINES if name not in NEEDS_A_LISTENER),
     NESTED: tuple(name for name in ENGINES if name not in NEEDS_A_LISTENER),
 }
@@ -102,7 +102,7 @@ def elsewhere(engines: list[str]) -> list[Named]:
 
 
 def around(engines: list[str], accounts: tuple[str, ...]) -> list[Named]:
-    """The surroundings, with `auto` and each engine that can work there; `auto` in a container as root, as people do."""
+    """The surroundings, with `auto` and each engine that can work there; `auto` in a container is tried as root."""
     found = (
         Named(engine=engine, account="root" if (engine, name) == ("auto", "docker") else account, around=name)
         for name in AROUND

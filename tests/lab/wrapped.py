@@ -44,15 +44,19 @@ def command(
     via: str | Sequence[str] = (),
     options: Sequence[str] = (),
     namespace: str | None = None,
+    starter: Sequence[str] = (),
 ) -> list[str]:
-    """The command line of a program wrapped with the proxies `via`, in one of the ways, in a namespace."""
+    """The command line of a program wrapped with the proxies `via`, in one of the ways, in a namespace.
+
+    `starter` are words of a program that becomes pysocksify.
+    """
     urls = [via] if isinstance(via, str) else via
     proxy = [word for url in urls if url for word in ("-p", url)]
     pysocksify = way.account.pysocksify
     wrapper = [*pysocksify, *way.options, *proxy, *options]
     if way.around == NESTED:
         wrapper = [*pysocksify, "-p", way.outer, *wrapper]
-    words = way.account.command(*wrapper, *argv)
+    words = way.account.command(*starter, *wrapper, *argv)
     if way.around in surroundings.NAMES:
         words = [sys.executable, surroundings.__file__, way.around, *words]
     return within(namespace, words)
@@ -105,6 +109,10 @@ class Run:
     def at(self, host: str) -> Place:
         """Where a client goes."""
         return self._place(self.way.account, host)
+
+    def before(self, starter: Sequence[str], way: Way, argv: Sequence[str], **how: Any) -> Done:
+        """Wraps a program in another way, by a pysocksify that a program of the lab's becomes."""
+        return self._wrap(way, argv, starter=starter, **how)
 
     def python(self, program: str, *words: object, **how: Any) -> Done:
         """Wraps one of the lab's Python programs."""
