@@ -212,6 +212,8 @@ class Service:
             running = self._own()
             if running is not None:
                 running.do(lambda: self._wind_up(running))
+            else:
+                _services.remove(self)
 
     def deliver(self) -> None:
         """Wait until what the program wrote is on its way, for DELIVER_LIMIT at most."""
@@ -296,13 +298,12 @@ class Service:
                 running.reactor.run()
             if running.over:
                 running.close()
-                _services.discard(self)
+                _services.remove(self)
         finally:
             layers.serve_here(None)
 
     def _wind_up(self, running: _Running) -> None:
-        """Take no more requests, and stop once nothing is under way."""
-        running.listening.close()
+        """Stop once nothing is under way; who asked right before the block's end still gets its answer."""
         until = running.reactor.now() + DRAIN_LIMIT
 
         def look() -> None:
@@ -315,7 +316,7 @@ class Service:
         look()
 
 
-_services: "set[Service]" = set()
+_services: list[Service] = []
 
 
 def started(config: Config) -> Service:
@@ -323,11 +324,11 @@ def started(config: Config) -> Service:
     if not _services_known:
         _know_services()
     service = Service(config)
-    _services.add(service)
+    _services.append(service)
     return service
 
 
-_services_known: "list[bool]" = []
+_services_known: list[bool] = []
 
 
 def _know_services() -> None:
@@ -336,7 +337,7 @@ def _know_services() -> None:
     paused: list[Service] = []
 
     def before() -> None:
-        paused[:] = _services
+        paused[:] = reversed(_services)  # an inner one may be asking an outer one
         for service in paused:
             service.pause()
 
