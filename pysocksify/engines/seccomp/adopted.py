@@ -85,6 +85,7 @@ class Adopted:
         self._sweep_at = SOCKETS_A_SWEEP
         self._timer: Timer | None = None
         self._interval = IN_FLIGHT
+        self._took = 0.0
         self._ends: dict[int, int] = {}
 
     def adopt(self, fd: int, tid: int, number: int) -> None:
@@ -194,6 +195,7 @@ class Adopted:
         if missed:
             self._sweep_within(IN_FLIGHT)
         self._sweep_at = len(self._kept) + max(SOCKETS_A_SWEEP, len(self._kept) // 2)
+        self._took = self._reactor.now() - now
 
     def close(self) -> None:
         """Let everything go."""
@@ -232,11 +234,14 @@ class Adopted:
     def _failed(self, kept: Kept) -> None:
         """A dial has failed; the program may try again with this socket, but mostly it closes it now."""
         kept.failed = True
-        self._interval = AFTER_FAILURE
-        self._sweep_within(AFTER_FAILURE)
+        if self._is_where_it_was(kept):
+            self._interval = AFTER_FAILURE
+            self._sweep_within(AFTER_FAILURE)
+        else:
+            self.sweep()
 
     def _sweep_within(self, seconds: float) -> None:
-        when = self._reactor.now() + seconds
+        when = self._reactor.now() + max(seconds, 3 * self._took)  # a quarter of the time at most
         if self._timer is not None:
             if self._timer.when <= when:
                 return
