@@ -281,10 +281,10 @@ class Reactor:
         self._stopped = True
 
     def run(self) -> None:
-        """Work until stop() is called."""
-        self._stopped = False
+        """Work until stop() is called, or not at all when it was called since the last time."""
         while not self._stopped:
             self.run_once()
+        self._stopped = False
 
     def run_once(self) -> None:
         """Wait for the next events, timers or calls, and work them off."""

@@ -335,6 +335,14 @@ def test_close_leaves_no_descriptor() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_stop_that_comes_before_the_run(reactor: Reactor) -> None:
+    """A target can have ended before the supervisor's loop begins."""
+    reactor.stop()
+    reactor.run()
+    reactor.call_soon(reactor.stop)
+    reactor.run()
+
+
 def test_waits_no_longer_than_the_next_timer(reactor: Reactor) -> None:
     start = time.monotonic()
     reactor.call_at(start + 0.02, reactor.stop)
