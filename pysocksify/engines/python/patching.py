@@ -19,7 +19,7 @@ _ABSENT = object()
 _undo: "list[tuple[Any, str, Any]]" = []
 
 
-class _Posing(type):
+class _Posing(type(sockets.true)):  # type: ignore[misc]  # of another copy of this module, where that came first
     """Has `isinstance(…, _socket.socket)` mean what it did."""
 
     def __instancecheck__(cls, instance: object) -> bool:
@@ -48,9 +48,11 @@ def _install() -> None:
         _replace(_socket, name, function)
         if getattr(socket, name) is true_one:
             _replace(socket, name, function)
-    for cls in sockets.true.__subclasses__():
+    root: type = sockets.true.__mro__[-2]
+    for cls in root.__subclasses__():
         for name, method in {**sockets.METHODS, "__init__": sockets.initialize}.items():
-            if name not in vars(cls):  # socket.socket's own __init__ calls _socket.socket's
+            # socket.socket's own __init__ calls _socket.socket's
+            if cls is not sockets.true and vars(cls).get(name) in (None, vars(sockets.true).get(name)):
                 _replace(cls, name, method)
     posing = _Posing("socket", (sockets.true,), {"__doc__": sockets.true.__doc__, "__module__": "_socket"})
     for name, method in sockets.METHODS.items():

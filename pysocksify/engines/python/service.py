@@ -30,7 +30,7 @@ from weakref import WeakSet
 from pysocksify.config import Config
 from pysocksify.engines.handover import wire
 from pysocksify.engines.handover.listening import Listening
-from pysocksify.engines.python import layers
+from pysocksify.engines.python import layers, sockets
 from pysocksify.engines.python.asking import Reply, Supervised
 from pysocksify.kernel import Kernel
 from pysocksify.reactor import READ, EventFd, Reactor
@@ -104,7 +104,7 @@ class ProcessSupervisor(Supervisor):
         before: "ProcessSupervisor | None",
     ) -> None:
         """`before` is the one that this process had before it was forked."""
-        nested = layer.below is not None
+        nested = layer.below is not None or sockets.WRAPPED
         super().__init__(
             reactor,
             config,

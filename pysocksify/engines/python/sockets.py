@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pysocksify.engines.python.layers import Answering
 
 true = _socket.socket  # the class itself, whoever replaces its name
+WRAPPED = type(true) is not type
+"""This program is wrapped by the python engine: `true` is what its copy of this module put in place."""
 _family, _type = true.family.__get__, true.type.__get__  # integers, not enum members
 STREAM, DGRAM, KINDS = int(_socket.SOCK_STREAM), int(_socket.SOCK_DGRAM), 0xF  # SOCK_TYPE_MASK, linux/net.h
 PLAIN = [
