@@ -18,12 +18,12 @@ import socket
 from collections.abc import Callable
 
 from pysocksify.address import Address
-from pysocksify.dial.transport import OwnSocket
 from pysocksify.errors import DialError
 from pysocksify.kernel import Kernel
 from pysocksify.linux import connect, dissolve
-from pysocksify.reactor import WRITE, Reactor, Ready, Steps, Task, Timer
+from pysocksify.reactor import Reactor, Task, Timer
 from pysocksify.supervisor import hold as holding
+from pysocksify.supervisor.beside import Beside
 from pysocksify.supervisor.calls import ERESTARTSYS, LOOK_INTERVAL, Call, Signalled, Signals
 from pysocksify.supervisor.connection import (
     Connection,
@@ -37,10 +37,8 @@ from pysocksify.supervisor.connection import (
     send_timeout,
 )
 from pysocksify.supervisor.direct import DoesNotFit, OwnFault, TargetSocket
-from pysocksify.supervisor.early import Arrival, Entrances
 from pysocksify.supervisor.openfiles import sockets_open
 
-RELEASE_TIME = 10.0  # seconds; a simultaneous open on loopback takes 20 µs, and a stopped machine not for ever
 SWEEP_INTERVAL = 1.0
 PEERS_REMEMBERED = 65536  # as many connections at once as a process may have files (nr_open is larger, its use isn't)
 
@@ -75,9 +73,7 @@ class Connections:
         self._all: dict[bytes, Connection] = {}
         self._failed = 0
         self._pending: set[Connection] = set()
-        self._kernel = kernel
-        self._holds: holding.Holds | None = None
-        self._entrances: Entrances | None = None
+        self._beside = Beside(reactor, kernel)
         self._signals = Signals()
         self._look: Timer | None = None
         self._sweep: Timer | None = None
@@ -259,14 +255,8 @@ class Connections:
 
     def _start_hold(self, connection: Connection, call: Call | None) -> bool:
         """Hold the socket and dial beside it. False: it can't be held, and the callers have been told."""
-        assert connection.sock is not None
-        connection.state = State.HELD
         try:
-            if self._can_hold():
-                assert self._holds is not None
-                connection.hold = self._holds.hold(connection.sock)
-            elif call is not None:
-                self._enter_early(connection)
+            self._beside.keep(connection, waits=call is None)
         except OSError as refusal:  # CannotHold; or the supervisor has no descriptor left for its own part of it
             number = refusal.errno or errno.ENETUNREACH
             number = errno.ENOBUFS if number in (errno.EMFILE, errno.ENFILE) else number
@@ -288,98 +278,23 @@ class Connections:
             else:
                 self._release(connection, *value)
 
-        task = Task(self._reactor, self._dial_beside(connection), done)
+        task = Task(self._reactor, self._beside.dial(connection), done)
         connection.task = task
         task.start()
         return True
 
-    def _can_hold(self) -> bool:
-        """Whether sockets can be held, and released: tried once, with the first one. OSError: no descriptor is left."""
-        if self._holds is None and self._kernel.simultaneous_open:
-            holds = holding.Holds(ipv6=self._kernel.ipv6)
-            if holding.cross(holds):
-                self._holds = holds
-            else:
-                self._kernel = self._kernel.without(("simultaneous_open",))
-        return self._holds is not None
-
-    def _enter(self, connection: Connection) -> Arrival:
-        """Connect the program's socket to an entrance. OSError."""
-        assert connection.sock is not None
-        if self._entrances is None:
-            self._entrances = Entrances(self._reactor, ipv6=self._kernel.ipv6)
-        arrival = connection.arrival = self._entrances.enter(connection.sock)
-        return arrival
-
-    def _enter_early(self, connection: Connection) -> None:
-        """Nobody waits for the outcome: let the socket stand, and be the program's alone. OSError."""
-        self._enter(connection)
-        connection.state = State.EARLY
-        assert connection.sock is not None
-        connection.keepalive = holding.keepalive(connection.sock)
-        connection.sock.close()
-        connection.sock = None
-
-    def _dial_beside(self, connection: Connection) -> Steps[tuple[Way, socket.socket, socket.socket]]:
-        transport = OwnSocket()
-        try:
-            way = yield from connection.dial(transport)
-            if connection.sock is not None:
-                connection.keepalive = holding.keepalive(connection.sock)
-            for level, option, value in connection.keepalive:
-                transport.sock.setsockopt(level, option, value)
-            if connection.hold is None:
-                other = yield from (connection.arrival or self._enter(connection)).take(self._reactor)
-            else:
-                other = yield from self._other_end(connection, connection.hold)
-        except BaseException:
-            transport.close()
-            raise
-        return way, other, transport.sock
-
-    def _other_end(self, connection: Connection, hold: holding.Hold) -> Steps[socket.socket]:
-        """The other end of the held socket, which stands then. OSError."""
-        assert connection.sock is not None
-        other = holding.release(connection.sock, hold)
-        try:
-            yield Ready(other.fileno(), WRITE, self._reactor.now() + RELEASE_TIME)
-            error = other.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                raise OSError(error, "the program gave the connection up")
-        except BaseException:
-            other.close()
-            raise
-        return other
-
     def _release(self, connection: Connection, way: Way, other: socket.socket, chain: socket.socket) -> None:
-        sock, hold, arrival = connection.sock, connection.hold, connection.arrival
-        connection.state = State.RELEASED
-        if hold is not None:
-            assert sock is not None
-            holding.put_back(sock, hold)
-        # where the kernel looks when connect() is called once more; any address does, a socket that stands goes nowhere
-        if connection.waiters:
-            assert sock is not None
-            if hold is not None:
-                holding.finish(sock, hold)
-            elif arrival is not None:
-                connect(sock.fileno(), arrival.sockaddr)
-            connection.state = State.UP
+        self._beside.stand(connection)
         self._end(connection, way, None)
         self._joined(other, chain)
 
     def _fail_hold(self, connection: Connection, failure: OSError | DialError) -> None:
         sock, hold = connection.sock, connection.hold
-        if hold is None:
-            self._fail_beside(connection, failure)
-            return
-        assert sock is not None
-        if connection.waiters:
-            dissolve(sock.fileno())
-            sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            holding.put_back(sock, hold)
+        if connection.waiters or hold is None:
+            self._beside.give_back(connection)
             self._end(connection, (), failure)
             return
+        assert sock is not None
         error = failure.errno or errno.ECONNREFUSED
         kernels = holding.fail(sock, hold, error)
         connection.state = State.FAILED
@@ -387,15 +302,6 @@ class Connections:
         self._failed += not kernels
         self._told(connection, (), failure)
         self._settle(connection)
-
-    def _fail_beside(self, connection: Connection, failure: OSError | DialError) -> None:
-        """A program that was told early sees a reset; a call that waits is told the truth."""
-        if connection.arrival is not None:
-            connection.arrival.reset()
-            if connection.sock is not None:
-                dissolve(connection.sock.fileno())
-                connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self._end(connection, (), failure)
 
     # outcomes and waiting calls
 
@@ -497,7 +403,7 @@ class Connections:
         if connection.waiters or connection.hold is not None or connection.state is not State.HELD:
             return
         try:
-            self._enter_early(connection)
+            self._beside.enter_early(connection)
         except OSError as failure:
             self._told(connection, (), failure)
             self.forget(connection)

@@ -65,7 +65,7 @@ class Lab:
             programs=lambda: self.programs,
             kernel=kernel,
         )
-        self.connections._holds = HOLDS if kernel.simultaneous_open else None
+        self.connections._beside._holds = HOLDS if kernel.simultaneous_open else None
         self._socks: list[socket.socket] = []
 
     def _tell(self, connection: Connection, way: Way, error: OSError | DialError | None) -> None:

@@ -457,7 +457,7 @@ class TestNoDescriptorLeft:
         def none_left(*, ipv6: bool) -> NoReturn:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-        lab.connections._holds = None
+        lab.connections._beside._holds = None
         monkeypatch.setattr(holding, "Holds", none_left)
         sock = lab.sock(blocking=blocking)
         if blocking:  # so that it's held

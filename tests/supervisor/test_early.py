@@ -36,7 +36,7 @@ def lab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     lab = Lab(signalled=getattr(request, "param", Signalled.LOOKED_FOR), kernel=WITHOUT)
     yield lab
     lab.close()
-    entrances = lab.connections._entrances
+    entrances = lab.connections._beside._entrances
     if entrances is not None:
         for place in (entrances._places.ipv4, entrances._places.ipv6):
             if place is not None:
@@ -60,8 +60,8 @@ old_kernel = pytest.mark.parametrize("lab", [Signalled.UNSEEN], indirect=True, i
 
 def entrance(lab: Lab) -> tuple[str, int]:
     """Where the lab's IPv4 sockets enter."""
-    assert lab.connections._entrances is not None
-    return lab.connections._entrances._places.ipv4.name
+    assert lab.connections._beside._entrances is not None
+    return lab.connections._beside._entrances._places.ipv4.name
 
 
 def ends(lab: Lab) -> tuple[socket.socket, socket.socket]:
@@ -184,7 +184,7 @@ class TestNonBlocking:
 
     def test_no_descriptor_for_who_arrives(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         lab.connect(lab.sock(blocking=False), lab.through(gate=True))
-        entrances = lab.connections._entrances
+        entrances = lab.connections._beside._entrances
         assert entrances is not None
 
         class Full:
@@ -345,7 +345,7 @@ class TestTryingIt:
             return False
 
         monkeypatch.setattr(holding, "cross", fails)
-        lab.connections._kernel = Kernel()
+        lab.connections._beside._kernel = Kernel()
         for _ in range(2):
             sock = lab.sock(blocking=False)
             lab.connect(sock, lab.through(gate=True))
@@ -358,14 +358,14 @@ class TestWithoutIpv6:
     """Where ::1 isn't there."""
 
     def test_an_ipv6_socket_enters_by_its_mapped_address(self, lab: Lab) -> None:
-        lab.connections._kernel = NO_IPV6
+        lab.connections._beside._kernel = NO_IPV6
         sock = lab.sock(socket.AF_INET6, blocking=False)
         lab.connect(sock, lab.through())
         lab.end(sock)
         assert sock.getpeername()[0] == "::ffff:127.0.0.1"
 
     def test_one_that_takes_nothing_else(self, lab: Lab) -> None:
-        lab.connections._kernel = NO_IPV6
+        lab.connections._beside._kernel = NO_IPV6
         sock = lab.sock(socket.AF_INET6, blocking=False)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         assert lab.connect(sock, lab.through()).answers == [errno.ENETUNREACH]
