@@ -48,7 +48,7 @@ class Service:
     def ended(self) -> None:
         """No program is left that the engine could catch."""
         self._end = self.reactor.now() + DRAIN_LIMIT
-        self._drain()
+        self.reactor.call_soon(self._drain)  # from within attach(), a stop would come before the run
 
     def _drain(self) -> None:
         link = self._link
