@@ -21,6 +21,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pysocksify.program import kind
+
 REPOSITORY = Path(__file__).parent.parent
 GUEST = REPOSITORY / "scripts" / "guest"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pysocksify" / "kernels"
@@ -35,10 +37,10 @@ TOOLS = {
     "busybox": "busybox-static",
     "modprobe": "kmod",
     "depmod": "kmod",
-    "setpriv": "util-linux",
     "dpkg-deb": "dpkg",
     "apt-get": "apt",
 }
+FRESH = ("/tmp", "/var/tmp")  # empty in the guest, unless something that it needs is there
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 PR_SET_PDEATHSIG = 1
 NO_ANSWER = 3  # exit status without one of pytest's; pytest's own for an internal error
@@ -158,7 +160,8 @@ def member(name: str, mode: int, content: bytes) -> bytes:
 def initramfs(chosen: Kernel) -> bytes:
     """The guest's first root: busybox, the modules for 9p and overlay, and guest/init."""
     busybox = shutil.which("busybox", path=PATH)
-    assert busybox is not None
+    if busybox is None or kind(busybox).dynamic:
+        raise Trouble("busybox is linked dynamically; as root on Debian: apt-get install busybox-static")
     modules: dict[str, bytes] = {}
     for path in chosen.needed(MODULES):
         data = path.read_bytes()
@@ -176,12 +179,13 @@ def initramfs(chosen: Kernel) -> bytes:
     return b"".join(parts)
 
 
-def machine(chosen: Kernel, exchange: Path, processors: int) -> list[str]:
+def machine(chosen: Kernel, exchange: Path) -> list[str]:
     """qemu's command line."""
     return [
         *("qemu-system-x86_64", "-no-user-config", "-nodefaults", "-no-reboot", "-display", "none"),
+        # one processor: with two and -icount, qemu 7.2 hung in the boot
         *("-accel", "tcg,thread=single", "-icount", "shift=0", "-rtc", "clock=vm"),
-        *("-cpu", "max", "-smp", str(processors), "-m", "3072"),
+        *("-cpu", "max", "-m", "3072"),
         *("-kernel", str(chosen.image), "-initrd", str(exchange / "initramfs")),
         *("-append", "console=ttyS0 loglevel=5 panic=-1"),
         *("-serial", f"file:{exchange / 'console'}", "-chardev", "stdio,id=words,signal=off"),
@@ -227,7 +231,7 @@ def show(process: "subprocess.Popen[bytes]") -> bool:
     return False
 
 
-def run(chosen: Kernel, arguments: Sequence[str], processors: int) -> int:
+def run(chosen: Kernel, arguments: Sequence[str]) -> int:
     """Runs pytest under a kernel; its exit status, NO_ANSWER if the guest gave none."""
     with tempfile.TemporaryDirectory(prefix="pysocksify-kernels-", dir=CACHE) as folder:
         exchange = Path(folder)
@@ -235,9 +239,12 @@ def run(chosen: Kernel, arguments: Sequence[str], processors: int) -> int:
         shutil.copy(GUEST / "session", exchange)
         (exchange / "initramfs").write_bytes(initramfs(chosen))
         (exchange / "modules").write_text(f"{chosen.modules}\n")
+        used = (REPOSITORY, CACHE, Path(sys.executable), Path(sys.base_prefix))
+        fresh = [name for name in FRESH if not any(path.is_relative_to(name) for path in used)]
+        (exchange / "fresh").write_text("".join(f"{name}\n" for name in fresh))
         (exchange / "command").write_text(f"cd {shlex.quote(str(REPOSITORY))} && exec {shlex.join(pytest)}\n")
         print(f"Linux {chosen.release}", flush=True)
-        with running(machine(chosen, exchange, processors)) as process:
+        with running(machine(chosen, exchange)) as process:
             ended = show(process)
         status = exchange / "status"
         if ended and status.exists():
@@ -248,37 +255,56 @@ def run(chosen: Kernel, arguments: Sequence[str], processors: int) -> int:
         return NO_ANSWER
 
 
+def lacking() -> str:
+    """What keeps this machine from running guests at all; "" when nothing does."""
+    if os.uname().machine != "x86_64":
+        return "the guest runs this machine's own programs, so it must be an x86-64 one"
+    packages = sorted({name for tool, name in TOOLS.items() if shutil.which(tool, path=PATH) is None})
+    return f"missing; as root on Debian: apt-get install {' '.join(packages)}" if packages else ""
+
+
+def names_tests(word: str) -> bool:
+    """Whether a word of pytest's command line is a file, a folder or a test in one."""
+    return not word.startswith("-") and (REPOSITORY / word.partition("::")[0]).exists()
+
+
+def run_each(names: Sequence[str], arguments: Sequence[str]) -> int:
+    """Runs pytest under one kernel after the other; the first exit status that isn't 0. Trouble: it can't be done."""
+    if reason := lacking():
+        raise Trouble(reason)
+    if not any(map(names_tests, arguments)):
+        arguments = [*(suite for suite in SUITES if (REPOSITORY / suite).is_dir()), *arguments]
+    compiled = ("pysocksify", "tests")  # the guest would do it again and again, and much slower
+    output(sys.executable, "-m", "compileall", "-q", *compiled, folder=REPOSITORY)
+    statuses = [run(kernel(name), arguments) for name in names]
+    return next((status for status in statuses if status), 0)
+
+
 def main() -> int:
-    """Runs the tests under each kernel asked for; the first exit status that isn't 0."""
+    """Runs the tests under each kernel asked for; pytest's exit status."""
+    versions = "|".join((*VERSIONS, "PATH"))
     parser = argparse.ArgumentParser(
-        prog="scripts/kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="scripts/kernels",
+        usage=f"scripts/kernels [--kernel {versions}]… [pytest arguments…]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--kernel",
         action="append",
-        metavar="|".join((*VERSIONS, "PATH")),
+        metavar=versions,
         help="Debian's newest package of this version, a package file, or a folder with one unpacked (all of Debian's)",
     )
-    parser.add_argument("--processors", type=int, default=1, help="how many the guest has (1)")
     options, arguments = parser.parse_known_args()
-    lacking = sorted({name for tool, name in TOOLS.items() if shutil.which(tool, path=PATH) is None})
-    if lacking:
-        print(f"scripts/kernels: missing; as root on Debian: apt-get install {' '.join(lacking)}", file=sys.stderr)
-        return NO_ANSWER
-    named = [suite for suite in SUITES if (REPOSITORY / suite).is_dir()]
-    if not any(not word.startswith("-") and (REPOSITORY / word.partition("::")[0]).exists() for word in arguments):
-        arguments = [*named, *arguments]
-    compiled = ("pysocksify", "tests")  # the guest would do it again and again, and much slower
-    output(sys.executable, "-m", "compileall", "-q", *compiled, folder=REPOSITORY)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    statuses = []
     try:
-        for name in options.kernel or VERSIONS:
-            statuses.append(run(kernel(name), arguments, options.processors))
+        return run_each(options.kernel or VERSIONS, arguments)
     except Trouble as trouble:
         print(f"scripts/kernels: {trouble}", file=sys.stderr)
         return NO_ANSWER
-    return next((status for status in statuses if status), 0)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":
