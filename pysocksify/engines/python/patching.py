@@ -48,8 +48,8 @@ def _install() -> None:
         _replace(_socket, name, function)
         if getattr(socket, name) is true_one:
             _replace(socket, name, function)
-    root: type = sockets.true.__mro__[-2]
-    for cls in root.__subclasses__():
+    classes: list[type] = sockets.true.__mro__[-2].__subclasses__()
+    for cls in classes:
         for name, method in {**sockets.METHODS, "__init__": sockets.initialize}.items():
             # socket.socket's own __init__ calls _socket.socket's
             if cls is not sockets.true and vars(cls).get(name) in (None, vars(sockets.true).get(name)):

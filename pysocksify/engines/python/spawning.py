@@ -81,15 +81,19 @@ class Guard:
             self._check(paths[0], given[0])
         listed = given[ENVIRONMENT]
         if listed is None:
-            environment = self._environment(os.environ)
+            environment = self._environment(None)
         else:
             environment = self._environment(dict(entry.split(b"=", 1) for entry in map(os.fsencode, listed)))
         given[ENVIRONMENT] = [os.fsencode(name) + b"=" + os.fsencode(value) for name, value in environment.items()]
         pid: int = self._fork_exec(*given)
         return pid
 
-    def _environment(self, env: "Mapping[Any, Any]") -> "dict[str, str]":
-        """An environment in which Python is wrapped: by this engine, or by whoever has taken over."""
+    def _environment(self, env: "Mapping[Any, Any] | None") -> "dict[str, str]":
+        """An environment in which Python is wrapped: by this engine, or by whoever has taken over.
+
+        None is this process's own, as os.posix_spawn() has it since Python 3.13.
+        """
+        env = os.environ if env is None else env
         made = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
         made.setdefault(wire.VARIABLE, self._given)
         entries = made.get(SEARCH_PATH, "").split(os.pathsep)

@@ -21,6 +21,8 @@ take_away(
     _socket, "MSG_CMSG_CLOEXEC", "AF_NETLINK", "AF_ALG", "AF_PACKET", "SO_BINDTODEVICE", "SO_PEERCRED", "TCP_INFO"
 )
 take_away(_socket, "EAI_ADDRFAMILY", "EAI_NODATA")
+if hasattr(os, "process_cpu_count"):
+    os.process_cpu_count = os.cpu_count  # it asks for what was taken away
 for name in ("ctypes", "_ctypes", "fcntl", "pwd", "resource"):
     sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails
 

@@ -9,6 +9,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -120,20 +121,20 @@ def test_an_ssl_socket_that_connects_itself(url: str, secure_page: str, trusting
 
 
 def test_requests(url: str, page: str) -> None:
-    requests = pytest.importorskip("requests")
+    requests = import_module("requests")
     with pysocksify.socksify(url), requests.Session() as session:
         assert session.get(page, timeout=LIMIT).content == BODY
 
 
 def test_httpx(url: str, page: str, secure_page: str, trusting: ssl.SSLContext) -> None:
-    httpx = pytest.importorskip("httpx")
+    httpx = import_module("httpx")
     with pysocksify.socksify(url), httpx.Client(verify=trusting, timeout=LIMIT, trust_env=False) as client:
         assert client.get(page).content == BODY
         assert client.get(secure_page).content == BODY
 
 
 def test_httpx_in_asyncio(url: str, page: str, secure_page: str, trusting: ssl.SSLContext) -> None:
-    httpx = pytest.importorskip("httpx")
+    httpx = import_module("httpx")
 
     async def main() -> None:
         async with httpx.AsyncClient(verify=trusting, timeout=LIMIT, trust_env=False) as client:
@@ -145,7 +146,7 @@ def test_httpx_in_asyncio(url: str, page: str, secure_page: str, trusting: ssl.S
 
 
 def test_aiohttp(url: str, page: str, secure_page: str, trusting: ssl.SSLContext) -> None:
-    aiohttp = pytest.importorskip("aiohttp")
+    aiohttp = import_module("aiohttp")
 
     async def main() -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(LIMIT)) as session:
@@ -159,7 +160,7 @@ def test_aiohttp(url: str, page: str, secure_page: str, trusting: ssl.SSLContext
 
 
 def test_trio(url: str, page: str) -> None:
-    trio = pytest.importorskip("trio")
+    trio = import_module("trio")
     port = int(page.rpartition(":")[2].strip("/"))
 
     async def one(results: list[bytes]) -> None:
@@ -185,7 +186,7 @@ def test_trio(url: str, page: str) -> None:
 
 
 def test_trio_with_a_socket_of_ours(url: str, page: str) -> None:
-    trio = pytest.importorskip("trio")
+    trio = import_module("trio")
     port = int(page.rpartition(":")[2].strip("/"))
 
     async def main() -> None:
@@ -200,7 +201,7 @@ def test_trio_with_a_socket_of_ours(url: str, page: str) -> None:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_streams_with_tls(loop: str, url: str, secure_page: str, trusting: ssl.SSLContext) -> None:
-    made = asyncio.new_event_loop() if loop == "asyncio" else pytest.importorskip("uvloop").new_event_loop()
+    made = asyncio.new_event_loop() if loop == "asyncio" else import_module("uvloop").new_event_loop()
     port = int(secure_page.rpartition(":")[2].strip("/"))
 
     async def main() -> None:
