@@ -223,6 +223,24 @@ while True: time.sleep(0.01)
         assert process.wait(PATIENCE) == 0
 
 
+def test_a_stop_of_all_threads_while_one_receives(way: Way, hop: Hop) -> None:
+    script = """
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("127.0.0.1", 0))
+threading.Thread(target=lambda: (s.recvfrom(10), os._exit(1))).start()
+print(os.getpid(), flush=True)
+while True: time.sleep(0.01)
+"""
+    with going(way, script, hop) as process:
+        pid = int(said(process))
+        for _ in range(2):
+            os.kill(pid, signal.SIGSTOP)
+            assert comes_true(lambda: states(process.pid) == {"T"} and states(pid) == {"t"})
+            os.kill(pid, signal.SIGCONT)
+            assert comes_true(lambda: "T" not in states(process.pid))
+        assert process.poll() is None
+
+
 @pytest.mark.parametrize("flags", ["0", "signal.SA_RESTART"], ids=["interrupted", "restarted"])
 def test_signals_keep_what_they_tell(way: Way, hop: Hop, flags: str) -> None:
     """si_code and si_value of a queued signal, whose handler ends a wait in connect() or lets it go on."""
