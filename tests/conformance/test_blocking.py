@@ -31,11 +31,12 @@ def test_a_time_limit_by_so_sndtimeo(behaviour: Behaviour, scripted_proxy: Scrip
     assert town.EXIT in enough.out, enough
 
 
+@pytest.mark.promise("held")
 @pytest.mark.everywhere
 def test_a_signal(behaviour: Behaviour, scripted_proxy: Scripted) -> None:
     done = behaviour("alarm", via=scripted_proxy(Script(delay=DELAY)).url())
     assert int(done.values["connect"]) == errno.EINTR, done
-    assert float(done.values["took"]) < 0.3, done
+    assert float(done.values["took"]) < 0.8 * ONE, done
     assert done.values["alarms"] == "1", done
     assert done.values["so_error"] == "0", done
     assert float(done.values["up"]) >= 0.9 * ONE, done

@@ -234,5 +234,3 @@ def test_gap(
     via = servers("bundled").url("socks5")
     case = Case(outcome=outcome, run=run, via=via, target=target, lab_town=lab_town, folder=folder)
     CASES[gap](case)
-
-

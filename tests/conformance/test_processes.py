@@ -100,6 +100,13 @@ def gone(pid: int) -> bool:
         os.close(pidfd)
 
 
+@pytest.mark.everywhere
+def test_its_supervisor_ends_too(way: Way) -> None:
+    """Also when the program has ended before the supervisor began to serve it."""
+    done = ended(way, python(way, "import os; print(os.getppid())"))
+    assert gone(int(done.out)), "the supervisor is still there"
+
+
 WAITS = (
     "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); print(os.getpid(), flush=True); signal.pause()"
 )
