@@ -30,7 +30,7 @@ from pysocksify.route.rules import Route
 from pysocksify.supervisor.calls import Call, CallRefused, Signalled, program_of
 from pysocksify.supervisor.connection import Connection, Dial, State, Then, Way, cookie_of, is_connected
 from pysocksify.supervisor.connections import Connections
-from pysocksify.supervisor.direct import TargetSocket
+from pysocksify.supervisor.direct import TargetSocket, stays_here
 from pysocksify.supervisor.enclosure import Enclosure, EnclosureUnavailable, Refusal
 from pysocksify.supervisor.lookups import Hosts, Lookups
 from pysocksify.supervisor.names import Names
@@ -148,17 +148,18 @@ class Supervisor:
             self._planned_at = self._names.changes
             self._plans.clear()
         plan = self._plans.get(sockaddr) or self._plan(sockaddr)
-        error = 0
+        if plan is not None and plan.dial and not plan.local and stays_here(sock, plan.destination):
+            route = Route(kind="direct", rule="bound to loopback")
+            plan = Plan(plan.destination, route, self._directly(sockaddr, route), True)
         if plan is None or family != sock.family:
             least = 16 if sock.family == socket.AF_INET else 24  # sizeof(struct sockaddr_in); SIN6_LEN_RFC2133
-            error = errno.EAFNOSUPPORT if len(sockaddr) >= least else errno.EINVAL
-        elif is_connected(sock):
-            error = connect(sock.fileno(), sockaddr)  # 0 once for the kernel's own, else EISCONN; goes nowhere
-        elif plan.dial is None:
-            error = self._denied(plan)
-        if error or plan is None or plan.dial is None:
             sock.close()
-            call.answer(error)
+            call.answer(errno.EAFNOSUPPORT if len(sockaddr) >= least else errno.EINVAL)
+        elif is_connected(sock):
+            _answer_kernel(call, sock, sockaddr)  # 0 once for the kernel's own, else EISCONN; goes nowhere
+        elif plan.dial is None:
+            sock.close()
+            call.answer(self._denied(plan))
         elif plan.local and not os.get_blocking(sock.fileno()):
             self._report.connection(f"{plan.destination} via direct ({plan.route.rule}): left to the kernel")
             _answer_kernel(call, sock, sockaddr)

@@ -29,6 +29,24 @@ def _sockaddr(address: Address, family: int) -> bytes:
     return address.to_sockaddr(family)
 
 
+def stays_here(sock: socket.socket, destination: Address) -> bool:
+    """Whether this is one of this machine's addresses for a socket that is bound to loopback, and so reaches no other.
+
+    Another pysocksify inside this one connects to its own program's socket like that.
+    """
+    if destination.family is None or destination.is_loopback:
+        return False
+    bound = sock.getsockname()[0]
+    if bound in ANYWHERE or not Address(bound.removeprefix("::ffff:"), 0).is_loopback:
+        return False
+    with socket.socket(destination.family) as probe:
+        try:
+            probe.bind((destination.host, 0))
+        except OSError:
+            return False
+    return True
+
+
 class DoesNotFit(Exception):
     """This socket can't itself reach the hop: the dial needs a socket of the supervisor's."""
 

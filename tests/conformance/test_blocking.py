@@ -90,3 +90,8 @@ def test_a_stop_while_another_thread_connects(behaviour: Behaviour, scripted_pro
     assert done.values["stopped"] == "1"
     assert float(done.values["after"]) < 0.8
     assert done.values["connect"] == "0", done
+
+
+def test_a_socket_bound_to_loopback_stays_here(run: Run, servers: Servers) -> None:
+    done = run.python("ownaddress.py", town.CLOSED, via=servers("bundled").url("socks5"))
+    assert done.out.split() == ["itself", "itself"], done
