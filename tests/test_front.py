@@ -736,14 +736,17 @@ def test_stop_behind_a_pager_that_does_not_read(front: str, folder: Path) -> Non
     """The whole job stops although the front's standard error is full."""
     with Terminal("bash", "--norc", "--noprofile", "-i", folder=folder) as terminal:
         command = (
-            f"LINES_AT_START=3000 {front} sh -c 'echo up $$ >/dev/tty; exec sleep 1000' 2>&1 | (read x </dev/tty; cat)"
+            f"LINES_AT_START=3000 {front} sh -c 'echo up $$ >/dev/tty; exec sleep 1000' 2>&1 |"
+            " (echo up $BASHPID >/dev/tty; read x </dev/tty; cat)"
         )
-        pid = int(terminal.command(command, r"up (\d+)\r\n")[1])
+        pids = [int(pid) for pid in terminal.command(command, r"up (\d+)\r\nup (\d+)\r\n").groups()]
+        settled(*pids)
         terminal.send("\x1a")
         terminal.expect("Stopped")
         terminal.expect("prompt> ")
         terminal.command("fg", "front")
-        terminal.foreground(pid)
+        terminal.foreground(pids[0])
+        settled(*pids)  # bash's `read` goes on after a SIGINT that came while it was stopped
         terminal.send("\x03")
         terminal.expect("prompt> ")
 
