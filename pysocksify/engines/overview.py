@@ -4,12 +4,13 @@ import os
 import textwrap
 
 from pysocksify.engines import choice, features
-from pysocksify.engines.table import ENGINES, HOLE, About
+from pysocksify.engines.table import ENGINES, HOLE, REFUSED, SHOWS, WHERE, About
 from pysocksify.errors import PysocksifyError
 from pysocksify.kernel import FEATURES, VARIABLE, Kernel
 from pysocksify.program import find_program
 
 WIDTH = 100
+LABELS = {REFUSED: "refused", SHOWS: "shows", HOLE: "unseen"}
 
 
 def overview(kernel: Kernel, command: list[str]) -> str:
@@ -62,9 +63,13 @@ def _about(about: About) -> str:
     lines = [f"{about.name}: {about.catches}"]
     for label, words in (("reaches", about.reaches), ("needs", about.needs)):
         lines += _wrapped(f"  {label + ':':9} {words}", 12)
-    for gap in about.gaps:
-        label = "unseen" if gap.outcome == HOLE else "refused"
-        lines += _wrapped(f"  {label + ':':9} {gap.words}", 12)
+    for where in ("", *WHERE):
+        gaps = about.in_place(where)
+        if where and gaps:
+            lines.append(f"  {WHERE[where]}:")
+        start = "    " if where else "  "
+        for gap in gaps:
+            lines += _wrapped(f"{start}{LABELS[gap.outcome] + ':':9} {gap.words}", len(start) + 10)
     return "\n".join(lines)
 
 

@@ -1,21 +1,35 @@
 """What the engines are and what each can't promise, once, as data: for --engines, the README and the tests.
 
 A gap is what a program that runs under an engine may not count on. REFUSED: it is told so, by an error or by not being
-run, and nothing gets out. HOLE: the engine doesn't see it, and it may go past the proxy.
+run, and nothing gets out. SHOWS: nothing gets out, but the program can tell that the proxy is there. HOLE: the engine
+doesn't see it, and it may go past the proxy. Some gaps are only there where the kernel, or a container, doesn't let
+pysocksify do what it does elsewhere: WHERE has those places.
 """
 
 from pysocksify.record import record
 
-REFUSED, HOLE = "refused", "hole"
+REFUSED, SHOWS, HOLE = "refused", "shows", "hole"
+
+WHERE = {
+    "pidfd_getfd": "where pidfd_getfd(2) isn't allowed (default containers)",
+    "enclosure": "where namespaces can't be made (default containers)",
+    "simultaneous_open": "where the kernel refuses simultaneous open",
+    "sys_ptrace": "where root lacks CAP_SYS_PTRACE (default containers)",
+}
+"""Places, by what is missing there: a feature of `kernel.FEATURES`, or a capability."""
 
 
 @record(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """Something that an engine can't promise: its key for tests, words for a person, and REFUSED or HOLE."""
+    """Something that an engine can't promise: its key for tests, words for a person, and REFUSED, SHOWS or HOLE.
+
+    `where` is a key of WHERE, or "" for a gap that is there everywhere.
+    """
 
     key: str
     words: str
     outcome: str
+    where: str = ""
 
 
 @record(frozen=True, slots=True, kw_only=True)
@@ -33,17 +47,35 @@ class About:
         """What may go past the proxy."""
         return tuple(gap for gap in self.gaps if gap.outcome == HOLE)
 
+    def in_place(self, where: str) -> tuple[Gap, ...]:
+        """The gaps of a place, or with "" those that are there everywhere."""
+        return tuple(gap for gap in self.gaps if gap.where == where)
 
-def _refused(key: str, words: str) -> Gap:
-    return Gap(key=key, words=words, outcome=REFUSED)
+
+def _refused(key: str, words: str, where: str = "") -> Gap:
+    return Gap(key=key, words=words, outcome=REFUSED, where=where)
 
 
-def _hole(key: str, words: str) -> Gap:
-    return Gap(key=key, words=words, outcome=HOLE)
+def _hole(key: str, words: str, where: str = "") -> Gap:
+    return Gap(key=key, words=words, outcome=HOLE, where=where)
 
 
 _UNDUMPABLE = _refused(
     "undumpable", "connections of a program that forbids to be looked into (ssh-agent, some password tools): EACCES"
+)
+
+_LISTENERS = _refused("listeners", "programs that listen to others' calls themselves (seccomp_unotify(2)): EBUSY")
+_CHANGED_USER = _refused(
+    "changed-user",
+    "connections of a program that has become another user's without an execve(2) since, as apt's: EACCES",
+    "sys_ptrace",
+)
+_EARLY = Gap(
+    key="early",
+    words="a connect() that doesn't wait, or whose wait was ended by a signal or a limit, succeeds before the chain "
+    "stands; where the chain fails a reset follows",
+    outcome=SHOWS,
+    where="simultaneous_open",
 )
 
 # In the order in which `auto` looks at them.
@@ -57,11 +89,23 @@ ENGINES = (
             _refused("setuid", "a setuid program started by an ordinary user: it would run without its privileges"),
             _UNDUMPABLE,
             _refused("io_uring", "io_uring: ENOSYS, and programs do without"),
+            _LISTENERS,
             _refused(
                 "foreign-sockets",
-                "where pidfd_getfd(2) isn't allowed (default containers): Internet sockets that the program didn't "
-                "make itself but was given",
+                "Internet sockets that the program didn't make itself but was given: EPERM",
+                "pidfd_getfd",
             ),
+            _refused("dissolving", "dissolving a connection that stands: EOPNOTSUPP", "pidfd_getfd"),
+            _CHANGED_USER,
+            _refused("udp-numbers", "moving a UDP socket that isn't connected to a low descriptor: EPERM", "enclosure"),
+            _hole(
+                "udp-passed",
+                "a datagram that names an interface in a control message, on a UDP socket that came from another "
+                "program",
+                "enclosure",
+            ),
+            _refused("udp-groups", "multicast groups, and devices for UDP sockets: ENODEV, EPERM", "enclosure"),
+            _EARLY,
         ),
     ),
     About(
@@ -76,6 +120,7 @@ ENGINES = (
             _refused("other-machine", "programs for another ELF class or machine, such as 32-bit ones"),
             _hole("raw-calls", "system calls that a dynamically linked program makes itself, without libc"),
             _hole("io_uring", "io_uring, where the program sets it up without libc's syscall(2)"),
+            _EARLY,
         ),
     ),
     About(
@@ -87,9 +132,13 @@ ENGINES = (
         gaps=(
             _refused("setuid", "a setuid program started by an ordinary user: it would run without its privileges"),
             _UNDUMPABLE,
+            _LISTENERS,
             _refused("debuggers", "debuggers inside (gdb, strace): a process has one tracer only"),
             _refused("io_uring", "io_uring: ENOSYS, and programs do without"),
             _refused("interfaces", "datagrams that name an interface in a control message"),
+            _refused("inside-preload", "to run inside a pysocksify that uses preload: names couldn't be asked for"),
+            _CHANGED_USER,
+            _EARLY,
         ),
     ),
     About(
@@ -103,6 +152,7 @@ ENGINES = (
             _refused("uvloop", "uvloop, which doesn't use the module `socket`"),
             _hole("from-shells", "what a shell starts that isn't Python, or is Python with -I, -E or -S"),
             _hole("extensions", "C extensions with sockets of their own (pycurl, psycopg, grpcio), ctypes"),
+            _EARLY,
         ),
     ),
 )  # fmt: skip

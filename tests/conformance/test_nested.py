@@ -1,4 +1,7 @@
-"""pysocksify inside pysocksify: the inner one's chain goes through the outer one's proxies."""
+"""pysocksify inside pysocksify: the inner one's chain goes through the outer one's proxies.
+
+By default the outer one takes seccomp; where it uses preload, ptrace can't be used inside.
+"""
 
 import pytest
 
@@ -40,3 +43,55 @@ def test_a_chain_within_a_chain(
     assert {(one.host, one.port) for one in inner.asked} == {(town.TARGET, target.ports["http"])}
     assert {one.peer for one in inner.asked} == {town.PROXY}, "the outer proxy is the inner one's client"
     assert {event.peer for event in target.log.since(mark)} == {town.EXIT}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("engine", "around", "taken"),
+    [
+        ("ptrace", "", ""),
+        ("auto", "", "seccomp"),
+        ("auto", "no-seccomp", "preload"),
+        ("preload", "no-seccomp", "preload"),
+    ],
+)
+def test_inside_preload(
+    engine: str,
+    around: str,
+    taken: str,
+    user_account: Account,
+    wrap: Wrap,
+    place: PlaceOf,
+    target: Target,
+    scripted_proxy: Scripted,
+) -> None:
+    """By name: with ptrace the program's UDP sockets and the inner one's would be made in different namespaces."""
+    outer, inner = scripted_proxy(Script()), scripted_proxy(Script())
+    way = Way(account=user_account, engine=engine, around=around)
+    run = Run(way, wrap, place)
+    preloading = [*user_account.pysocksify, "--engine", "preload", "-p", outer.url()]
+    curl = BY_NAME["curl"].command(run.at("target.test"))
+    done = run.before(preloading, way, curl, via=inner.url(), options=["-v"])
+    if not taken:
+        assert done.refused, done
+        assert "programs couldn't ask for names" in done.err, done
+        return
+    assert done.status == 0, done
+    assert f"pysocksify: engine {taken}" in done.err, done
+    assert {(one.host, one.port) for one in outer.asked} == {(town.PROXY, inner.port)}
+    assert {(one.host, one.port) for one in inner.asked} == {("target.test", target.ports["http"])}
+
+
+@pytest.mark.root
+def test_a_static_program_inside_preload_without_seccomp(
+    user_account: Account, wrap: Wrap, place: PlaceOf, scripted_proxy: Scripted
+) -> None:
+    """Nothing is left for it, and each reason is said."""
+    proxy = scripted_proxy(Script())
+    way = Way(account=user_account, around="no-seccomp")
+    run = Run(way, wrap, place)
+    preloading = [*user_account.pysocksify, "-p", proxy.url()]
+    done = run.before(preloading, way, BY_NAME["static-musl"].command(run.at(town.TARGET)), via=proxy.url())
+    assert done.refused, done
+    for words in ("seccomp can't be used here", "static program", "programs couldn't ask for names"):
+        assert words in done.err, done

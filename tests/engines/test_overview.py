@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pysocksify.engines.overview import LABELS
 from pysocksify.engines.table import ENGINES
 from pysocksify.kernel import FEATURES
 from tests.lab.wrapped import need
@@ -48,7 +49,7 @@ def test_all_of_it() -> None:
     words = " ".join(shown.split())
     for engine in ENGINES:
         assert f"{engine.name}: {engine.catches}" in shown
-        assert all(f"{'unseen' if gap in engine.holes else 'refused'}: {gap.words}" in words for gap in engine.gaps)
+        assert all(f"{LABELS[gap.outcome]}: {gap.words}" in words for gap in engine.gaps)
     assert all(re.search(rf"^  {name} +(yes|no) ", shown, re.MULTILINE) for name in FEATURES)
     assert max(map(len, shown.splitlines())) <= 100
     assert "auto takes the first that works for the program: " in shown

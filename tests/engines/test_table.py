@@ -2,7 +2,7 @@
 
 import pytest
 
-from pysocksify.engines.table import BY_NAME, ENGINES, HOLE, REFUSED, About
+from pysocksify.engines.table import BY_NAME, ENGINES, HOLE, REFUSED, SHOWS, WHERE, About
 from pysocksify.options import ENGINES as WORDS
 
 
@@ -15,11 +15,13 @@ def test_what_can_be_asked_for_is_auto_and_these_in_its_order() -> None:
 def test_an_engine(engine: About) -> None:
     keys = [gap.key for gap in engine.gaps]
     assert len(keys) == len(set(keys))
-    assert all(gap.words and not gap.words.endswith(".") and gap.outcome in (REFUSED, HOLE) for gap in engine.gaps)
+    assert all(gap.words and not gap.words.endswith(".") for gap in engine.gaps)
+    assert {gap.outcome for gap in engine.gaps} <= {REFUSED, SHOWS, HOLE}
+    assert {gap for where in ("", *WHERE) for gap in engine.in_place(where)} == set(engine.gaps)
     assert all((engine.catches, engine.reaches, engine.needs))
     assert [gap for gap in engine.gaps if gap.outcome == HOLE] == list(engine.holes)
 
 
-def test_the_engines_that_catch_in_the_kernel_have_no_holes() -> None:
-    assert not BY_NAME["seccomp"].holes
+def test_the_engines_that_catch_in_the_kernel_have_no_holes_where_namespaces_can_be_made() -> None:
     assert not BY_NAME["ptrace"].holes
+    assert {(gap.key, gap.where) for gap in BY_NAME["seccomp"].holes} == {("udp-passed", "enclosure")}

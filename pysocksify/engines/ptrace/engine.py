@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pysocksify.supervisor.processes import Link
 
 GO, REFUSED, INSTALLED, PLAIN = b"g", b"r", b"i", b"p"
-HANDOVER = "PYSOCKSIFY_HANDOVER"
 SHORT_RUN = 5  # milliseconds; /bin/true takes one
 
 
@@ -53,8 +52,6 @@ class PtraceEngine:
         self._targets.send(PLAIN + reason.encode() if reason else INSTALLED)
         if reason and self._targets.recv(1) != GO:
             raise OSError(0, "the supervisor is gone")
-        if HANDOVER in os.environ:  # an outer pysocksify's library: what it would hand over is caught here
-            os.environ[HANDOVER] = ""
 
     def in_supervisor(self, link: "Link") -> None:
         """Trace the target and serve it until all descendants and its relays are through."""

@@ -8,6 +8,7 @@ import os
 import sys
 from importlib.machinery import PathFinder
 
+from pysocksify.engines.handover.wire import VARIABLE
 from pysocksify.engines.syscalls import abi
 from pysocksify.kernel import Kernel
 from pysocksify.linux import syscall
@@ -27,6 +28,8 @@ def availability(kernel: Kernel) -> str:
         return "python-ptrace isn't installed"
     if not kernel.pidfd_getfd:
         return _NO_DESCRIPTORS
+    if os.environ.get(VARIABLE):  # its UDP sockets are made elsewhere than the program's
+        return "inside a pysocksify that doesn't catch calls in the kernel programs couldn't ask for names"
     return _tried()
 
 

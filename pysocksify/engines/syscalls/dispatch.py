@@ -75,10 +75,11 @@ class Dispatch(ABC):
         """The errno for a call that can't be looked into."""
         if failure.errno == errno.EPERM:
             program = program_of(call.tid)
-            self._report.problem(
-                f"closed {program}",
-                f"{program} has made itself unreadable (PR_SET_DUMPABLE in prctl(2)): its connections are refused",
-            )
+            if _is_anothers(call.tid):
+                why = "has become another user's, which takes CAP_SYS_PTRACE here (or --engine preload)"
+            else:
+                why = "has made itself unreadable (PR_SET_DUMPABLE in prctl(2))"
+            self._report.problem(f"closed {program}", f"{program} {why}: its connections are refused")
             return errno.EACCES
         if failure.errno in (errno.EMFILE, errno.ENFILE):
             self._report.problem("descriptors", "the supervisor has no descriptor left: connections are refused")
@@ -279,6 +280,15 @@ class Dispatch(ABC):
             if not room:
                 break
         return b"".join(parts)
+
+
+def _is_anothers(tid: int) -> bool:
+    """Whether a thread's user isn't this process's (proc_pid_status(5)); False for one that is gone."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as file:
+            return int(file.read().partition(b"\nUid:\t")[2].split(None, 1)[0]) != os.geteuid()
+    except (OSError, IndexError):
+        return False
 
 
 def _send_all(sock: socket.socket, data: bytes, flags: int) -> Steps[int]:
