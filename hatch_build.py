@@ -34,11 +34,12 @@ class CustomBuildHook(BuildHookInterface[Any]):
         self._scratch = tempfile.TemporaryDirectory(prefix="pysocksify-")
         root = Path(self.root)
         into = root / FOLDER if version == "editable" else Path(self._scratch.name)
+        sources = [str(source) for source in sorted((root / FOLDER).glob("*.c"))]
         named = {libc: shlex.split(os.environ[name]) for libc, name in NAMED.items() if name in os.environ}
         built = []
         for libc, compiler in (named or self._found()).items():
             library = into / f"shim-{libc}.so"
-            command = [*compiler, *FLAGS, "-o", str(library), str(root / FOLDER / "shim.c"), *LIBRARIES]
+            command = [*compiler, *FLAGS, "-o", str(library), *sources, *LIBRARIES]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
             if done.returncode == 0:
                 built.append(library)

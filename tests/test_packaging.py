@@ -85,7 +85,7 @@ def test_without_a_compiler_the_wheel_is_for_every_machine(checkout: Path) -> No
 
 
 def test_a_compiler_that_fails_is_as_none_and_is_quoted(checkout: Path) -> None:
-    (checkout / f"{SHIM}.c").write_text("no C\n")
+    (checkout / "pysocksify/engines/preload/sockets.c").write_text("no C\n")
     wheel, said = build(checkout, "wheel")
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "error" in said
@@ -120,7 +120,9 @@ def test_an_sdist_has_the_source_and_makes_the_same_wheel(checkout: Path, tmp_pa
         names = archive.getnames()
         archive.extractall(tmp_path, filter="data")
     (root,) = {name.partition("/")[0] for name in names}
-    assert {f"{root}/{SHIM}.c", f"{root}/hatch_build.py"} < set(names)
+    sources = [*(checkout / "pysocksify/engines/preload").glob("*.[ch]"), checkout / "hatch_build.py"]
+    assert len(sources) > 2
+    assert {f"{root}/{source.relative_to(checkout)}" for source in sources} < set(names)
     assert not [name for name in names if name.endswith(".so")]
     wheel, _ = build(tmp_path / root, "wheel")
     assert "glibc" in libraries(wheel)
