@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from tests.lab import town
+from tests.lab.done import Done
 from tests.lab.scripted import Script
 from tests.lab.targets import Target
 from tests.lab.wrapped import Behaviour, Run, Scripted, Servers
@@ -34,7 +35,15 @@ def test_a_time_limit_by_so_sndtimeo(behaviour: Behaviour, scripted_proxy: Scrip
 @pytest.mark.promise("held")
 @pytest.mark.everywhere
 def test_a_signal(behaviour: Behaviour, scripted_proxy: Scripted) -> None:
-    done = behaviour("alarm", via=scripted_proxy(Script(delay=DELAY)).url())
+    _check_alarm(behaviour("alarm", via=scripted_proxy(Script(delay=DELAY)).url()))
+
+
+@pytest.mark.promise("held")
+def test_a_signal_while_the_supervisor_starts(behaviour: Behaviour, scripted_proxy: Scripted) -> None:
+    _check_alarm(behaviour("alarm", "8", via=scripted_proxy(Script(delay=DELAY)).url()))
+
+
+def _check_alarm(done: Done) -> None:
     assert int(done.values["connect"]) == errno.EINTR, done
     assert float(done.values["took"]) < 0.8 * ONE, done
     assert done.values["alarms"] == "1", done

@@ -5,11 +5,13 @@ import os
 import resource
 import signal
 import socket
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from pysocksify.engines.seccomp.listener import Listener, Notification
+from pysocksify.engines.seccomp.reception import Reception
 from pysocksify.linux import syscall
 from pysocksify.reactor import Reactor
 from tests.engines.filtered import ACCOUNTS, PATIENCE, Filtered, fork, machine
@@ -123,6 +125,57 @@ def test_a_target_that_may_have_no_more_descriptors_is_emfile() -> None:
 
     assert serve(act, received) == 1
     assert refused == [errno.EMFILE]
+
+
+@each_account
+def test_what_is_received_before_the_loop_waits_on_in_spite_of_signals(uid: int) -> None:
+    def act() -> None:
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        answers: list[int] = []
+        caller = threading.Thread(target=lambda: answers.append(connect_errno()))
+        caller.start()
+        assert os.read(heard, 1) == b"r"
+        signal.pthread_kill(caller.ident or 0, signal.SIGUSR1)
+        assert connect_errno(ARCH.connect, 2000, 0, 0) == errno.ENOTNAM
+        caller.join()
+        assert answers == [errno.ENOTNAM]
+
+    heard, receives = os.pipe()
+    calls: list[tuple[int, ...]] = []
+    reactor = Reactor()
+
+    def received(notification: Notification) -> None:
+        calls.append(notification.args[:1])
+        assert notification.answer(errno.ENOTNAM)
+
+    with Filtered(act, uid=uid) as target:
+        fd = os.dup(target.fd)
+        reception = Reception(fd)
+        target.close_listener()
+        time_limit = reactor.now() + PATIENCE
+        while not reception._received:
+            assert reactor.now() < time_limit
+        os.write(receives, b"r")
+        while len(reception._received) < 2:
+            assert reactor.now() < time_limit
+        listener = Listener(reactor, fd, received, reactor.stop, early=reception.stop())
+        reactor.run()
+        listener.close()
+        reactor.close()
+        target.finish()
+    assert sorted(calls) == [(1000,), (2000,)]
+    os.close(heard)
+    os.close(receives)
+
+
+def test_a_reception_stops_when_nobody_calls() -> None:
+    with Filtered(lambda: None) as target:
+        fd = os.dup(target.fd)
+        reception = Reception(fd)
+        target.close_listener()
+        target.finish()
+        assert reception.stop() == []
+        os.close(fd)
 
 
 def test_a_caller_that_died_is_no_error() -> None:

@@ -12,6 +12,7 @@ import select
 
 from pysocksify.config import Config
 from pysocksify.engines.seccomp import installation
+from pysocksify.engines.seccomp.reception import Reception
 from pysocksify.engines.syscalls import abi, filter
 from pysocksify.errors import PysocksifyError
 from pysocksify.kernel import Kernel
@@ -76,9 +77,11 @@ class SeccompEngine:
         self._mine.close()
         if _ends_at_once(listener, link):
             return
+        reception = Reception(listener)
         from pysocksify.engines.seccomp.serving import serve  # here: the target starts while this is imported
 
-        serve(self._config, self._kernel, self._arch, listener, data == KILLABLE, link, self._numbers)
+        killable = data == KILLABLE
+        serve(self._config, self._kernel, self._arch, listener, killable, link, self._numbers, reception)
 
 
 def _descriptors_can_be_taken() -> bool:

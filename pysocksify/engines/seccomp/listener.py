@@ -3,8 +3,9 @@
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from pysocksify.engines.seccomp import unotify
 from pysocksify.reactor import READ, Reactor
@@ -57,16 +58,17 @@ class Listener:
         ended: Callable[[], None],
         *,
         send_at_once: bool = True,
+        early: Iterable[bytes] = (),
     ) -> None:
-        """`send_at_once`: ADDFD_FLAG_SEND may be tried."""
+        """`send_at_once`: ADDFD_FLAG_SEND may be tried. `early`: what was received before (`reception`)."""
         self.fd = fd
         self._reactor = reactor
         self._received = received
         self._ended = ended
-        self._buffer = bytearray(unotify.NOTIFICATION.size)
-        self._zeros = bytes(unotify.NOTIFICATION.size)
         self._send_at_once = send_at_once
         reactor.watch(fd, READ, self._ready)
+        for notification in early:
+            reactor.call_soon(partial(self._pass_on, notification))
 
     def send(self, id: int, value: int, error: int, flags: int) -> bool:
         """Answer a notification. False: its caller is gone."""
@@ -116,13 +118,10 @@ class Listener:
             self._ended()
             return
         # one at a time: epoll says at once when there are more, and each is safe from signals once it's received
-        buffer = self._buffer
-        buffer[:] = self._zeros
-        try:
-            fcntl.ioctl(self.fd, unotify.IOCTL_NOTIF_RECV, buffer)
-        except OSError as failure:
-            if failure.errno not in (errno.ENOENT, errno.EINTR):
-                raise
-            return
-        id, tid, _, nr, _, _, *args = unotify.NOTIFICATION.unpack(buffer)
+        notification = unotify.receive(self.fd)
+        if notification is not None:
+            self._pass_on(notification)
+
+    def _pass_on(self, notification: bytes) -> None:
+        id, tid, _, nr, _, _, *args = unotify.NOTIFICATION.unpack(notification)
         self._received(Notification(self, id, tid, nr, tuple(args)))

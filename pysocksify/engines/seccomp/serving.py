@@ -8,6 +8,7 @@ from pysocksify.config import Config
 from pysocksify.engines.seccomp import unotify
 from pysocksify.engines.seccomp.listener import Listener
 from pysocksify.engines.seccomp.notified import NotifiedCalls
+from pysocksify.engines.seccomp.reception import Reception
 from pysocksify.engines.service import Service
 from pysocksify.engines.syscalls import abi
 from pysocksify.engines.syscalls.descriptors import Descriptors
@@ -22,15 +23,23 @@ from pysocksify.supervisor.processes import Link
 
 
 def serve(
-    config: Config, kernel: Kernel, arch: abi.Architecture, fd: int, killable: bool, link: Link, numbers: Numbers
+    config: Config,
+    kernel: Kernel,
+    arch: abi.Architecture,
+    fd: int,
+    killable: bool,
+    link: Link,
+    numbers: Numbers,
+    reception: Reception,
 ) -> None:
-    """Serve until no program uses the filter any more and what they wrote is delivered."""
+    """Serve until no program uses the filter any more and what they wrote is delivered: what `reception` has first."""
     if kernel.sync_wake_up:
         with suppress(OSError):  # before Linux 6.6 each notification takes 50 microseconds more
             fcntl.ioctl(fd, unotify.IOCTL_NOTIF_SET_FLAGS, unotify.USER_NOTIF_FD_SYNC_WAKE_UP)
     service = Service(config, kernel, link, Signalled.LOOKED_FOR if killable else Signalled.UNSEEN)
     calls = served_by(service.reactor, arch, service.supervisor, service.report, kernel, numbers)
-    listener = Listener(service.reactor, fd, calls.received, service.ended, send_at_once=kernel.addfd_send)
+    send_at_once, early = kernel.addfd_send, reception.stop()
+    listener = Listener(service.reactor, fd, calls.received, service.ended, send_at_once=send_at_once, early=early)
     service.run()
     listener.close()
 

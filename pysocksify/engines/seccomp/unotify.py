@@ -1,5 +1,7 @@
 """Numbers and structures of notifications: seccomp_unotify(2), linux/seccomp.h."""
 
+import errno
+import fcntl
 import struct
 
 FILTER_FLAG_NEW_LISTENER = 1 << 3
@@ -21,3 +23,17 @@ NOTIFICATION = struct.Struct("=QIIiIQ6Q")
 RESPONSE = struct.Struct("=QqiI")
 # struct seccomp_notif_addfd: id, flags, srcfd, newfd, newfd_flags
 ADDFD = struct.Struct("=QIIII")
+
+_ZEROS = bytes(NOTIFICATION.size)  # which the kernel insists on
+
+
+def receive(fd: int) -> bytes | None:
+    """The struct seccomp_notif that is next; None: its caller is gone meanwhile. Waits if there's none. OSError."""
+    buffer = bytearray(_ZEROS)
+    try:
+        fcntl.ioctl(fd, IOCTL_NOTIF_RECV, buffer)
+    except OSError as failure:
+        if failure.errno not in (errno.ENOENT, errno.EINTR):
+            raise
+        return None
+    return bytes(buffer)

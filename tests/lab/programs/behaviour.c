@@ -157,10 +157,10 @@ static void on_alarm(int number)
 }
 
 /* A signal during a blocking connect: EINTR, or with SA_RESTART no sign of it; either way the connection comes up. */
-static int alarmed(int flags)
+static int alarmed(int flags, const char *milliseconds)
 {
 	struct sigaction action = {.sa_handler = on_alarm, .sa_flags = flags};
-	struct itimerval timer = {.it_value = {.tv_usec = 200000}};
+	struct itimerval timer = {.it_value = {.tv_usec = 1000 * (*milliseconds ? atoi(milliseconds) : 200)}};
 	int fd = tcp(0);
 	double start = now();
 
@@ -387,9 +387,9 @@ int main(int argc, char **argv)
 	if (!strcmp(what, "sndtimeo"))
 		return send_timeout(extra);
 	if (!strcmp(what, "alarm"))
-		return alarmed(0);
+		return alarmed(0, extra);
 	if (!strcmp(what, "alarm-restart"))
-		return alarmed(SA_RESTART);
+		return alarmed(SA_RESTART, extra);
 	if (!strcmp(what, "alarm-kills"))
 		return alarm_kills();
 	if (!strcmp(what, "twice"))
