@@ -22,8 +22,11 @@ def goes(
         pytest.skip("aiohttp is installed for another version of Python than this account's")
     need(client.tool)
     mark = target.log.mark()
-    done = run(client.command(run.at(to or host(client))), via=via, stdin=client.stdin)
-    if run.way.refuses(client.kind):
+    refused = run.way.refuses(client.kind)
+    # what a shell starts is a hole of the python engine's, which test_gaps tests where it does no harm
+    words = [client.tool] if refused and client.in_shell else client.command(run.at(to or host(client)))
+    done = run(words, via=via, stdin=client.stdin)
+    if refused:
         assert done.refused, done
         assert not target.log.since(mark)
     else:

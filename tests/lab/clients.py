@@ -68,7 +68,8 @@ class Client:
     """One program: the tool it needs, its command line, how many answers it prints, what it reads.
 
     `kind` is what an engine may be unable to reach: `dynamic` (linked with libc), `static` or `python`. An answer
-    has `shows` in it, or else the address that the target saw.
+    has `shows` in it, or else the address that the target saw. `in_shell`: a shell runs the tool, and prints what it
+    has written to a file.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Client:
     takes_names: bool = True
     service: str = "http"
     shows: str = ""
+    in_shell: bool = False
 
 
 def clone(place: Place) -> list[str]:
@@ -124,8 +126,8 @@ CLIENTS = (
         stdin=REQUEST,
     ),
     Client(name="ssh", tool="ssh", command=ssh, service="ssh"),
-    Client(name="git", tool="git", command=clone),
-    Client(name="aria2", tool="aria2c", command=aria2),
+    Client(name="git", tool="git", command=clone, in_shell=True),
+    Client(name="aria2", tool="aria2c", command=aria2, in_shell=True),
     Client(name="nmap", tool="nmap", command=nmap, service="watch", shows="/open/tcp/"),
     Client(name="python-urllib", kind="python", command=lambda p: p.python("with_urllib.py", p.url)),
     Client(name="python-requests", kind="python", command=lambda p: p.python("with_requests.py", p.url)),
