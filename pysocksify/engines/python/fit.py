@@ -37,12 +37,25 @@ def refusal(command: "list[str]") -> str:
     return "" if path is None else unreached(path, command)
 
 
+def shell(command: "list[str]") -> str:
+    """The shell that a command runs, as it's called there; "" when it runs none."""
+    path = program.find_program(command[0]) if command else None
+    if path is None:
+        return ""
+    if os.path.basename(path) == "env":
+        return shell(_started_by_env(command[1:]))
+    return command[0] if os.path.basename(_runner(path)) in SHELLS else ""
+
+
 def notice(command: "list[str]") -> str:
     """What is to be said of a program that only starts others; "" for Python itself."""
-    path = program.find_program(command[0])
-    if path is None or _is_python(_runner(path)):
-        return ""
-    return f"{command[0]} isn't Python itself: only the Python programs that it starts go through the proxy"
+    name = shell(command)
+    return about_shell(name) if name else ""
+
+
+def about_shell(name: str) -> str:
+    """What isn't promised of a shell."""
+    return f"{name} isn't Python itself: only the Python programs that it starts go through the proxy"
 
 
 def unreached(path: str, command: "list[str]") -> str:
@@ -126,11 +139,18 @@ def _line_options(path: str) -> "list[str]":
 
 def _env(words: "list[str]") -> str:
     """Why what env(1) starts isn't reached."""
+    rest = _started_by_env(words)
+    for word in words[: len(words) - len(rest)]:
+        if word.startswith(("PYTHONPATH=", "PYSOCKSIFY_HANDOVER=", "PATH=")):
+            return f"env with {word.partition('=')[0]} changes what this engine needs"
+        if word.startswith("-"):
+            return f"env with {word} may change what this engine needs"
+    return refusal(rest) if rest else ""
+
+
+def _started_by_env(words: "list[str]") -> "list[str]":
+    """The command among env's words. Options aren't looked into: with any, env isn't run."""
     rest = list(words)
     while rest and (rest[0].startswith("-") or "=" in rest[0]):
-        if rest[0].startswith(("PYTHONPATH=", "PYSOCKSIFY_HANDOVER=", "PATH=")):
-            return f"env with {rest[0].partition('=')[0]} changes what this engine needs"
-        if rest[0].startswith("-"):
-            return f"env with {rest[0]} may change what this engine needs"
         del rest[0]
-    return refusal(rest) if rest else ""
+    return rest

@@ -4,7 +4,8 @@ import _socket
 import os
 
 from pysocksify.config import Config
-from pysocksify.engines.handover.listening import Listening
+from pysocksify.engines.handover.listening import HandoverCall, Listening
+from pysocksify.engines.python import fit
 from pysocksify.engines.service import Service
 from pysocksify.kernel import Kernel
 from pysocksify.supervisor.calls import Signalled
@@ -23,7 +24,12 @@ def serve(config: Config, kernel: Kernel, listener: _socket.socket, token: bytes
     os.close(notice)
     if said:
         service.report.problem("notice", said)
-    listening = Listening(service.reactor, service.supervisor, service.report, listener, token)
+
+    def executed(call: HandoverCall, fd: int, path: bytes) -> None:
+        service.report.problem("notice", fit.about_shell(os.fsdecode(path)))
+        call.answer(0)
+
+    listening = Listening(service.reactor, service.supervisor, service.report, listener, token, executed=executed)
     link.on_no_descendants.append(service.ended)
     service.run()
     listening.close()

@@ -1,5 +1,7 @@
 """What a wrapped Python program executes: Python and shells only, with an environment in which they are wrapped too.
 
+The first shell is told to the supervisor: what it starts that isn't Python goes past the proxy, and the person is told.
+
 Loaded into programs. Every way of Python's to start a program ends in one of the functions that are replaced here.
 """
 
@@ -21,17 +23,19 @@ if TYPE_CHECKING:
     from pysocksify.engines.python.layers import Answering
 
 SEARCH_PATH = "PYTHONPATH"
+SHELL = "/bin/sh"  # system(3)'s
 EXECUTABLES, ENVIRONMENT = 1, 5  # arguments of _posixsubprocess.fork_exec()
 
 
 class Guard:
-    """The stand-ins. What isn't covered gets EACCES, and the person hears of it."""
+    """The stand-ins. What isn't covered gets EACCES, and the person hears of it, as of a shell, which is let be."""
 
     def __init__(self, asked: "Answering", folder: str) -> None:
         self._asked = asked
         self._folder = folder
         self._given = os.environ[wire.VARIABLE]
         self._said: set[str] = set()
+        self._said_of_shells = False
         self._execve: Callable[..., Any] = posix.execve
         self._posix_spawn: Callable[..., Any] = posix.posix_spawn
         self._posix_spawnp: Callable[..., Any] = posix.posix_spawnp
@@ -61,6 +65,7 @@ class Guard:
 
     def system(self, command: "Any") -> int:
         """os.system(). A shell; its environment is this process's."""
+        self._tell_of_shell(SHELL, [SHELL])
         before = dict(os.environ)
         os.environ.update(self._environment(before))
         try:
@@ -111,12 +116,26 @@ class Guard:
         else:
             reason = fit.unreached(found, [os.fsdecode(word) for word in args])
         if not reason:
+            self._tell_of_shell(found, args)
             return
         name = os.fsdecode(path)
         if name not in self._said:
             self._said.add(name)
             self._asked.ask(wire.REFUSED, f"running {name} ({reason})".encode("utf-8", "surrogateescape"))
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+
+    def _tell_of_shell(self, found: str, args: "Any") -> None:
+        """Tell the supervisor of the first shell that is started."""
+        name = "" if self._said_of_shells else fit.shell([found, *map(os.fsdecode, args[1:])])
+        if name:
+            self._said_of_shells = True
+            with open(find_program(name) or name, "rb", buffering=0, opener=_open_path) as program:
+                self._asked.ask(wire.EXEC, os.fsencode(name), program)
+
+
+def _open_path(path: str, flags: int) -> int:
+    """A descriptor that names a file, which needn't be readable."""
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)
 
 
 def guard(asked: "Answering", folder: str) -> None:

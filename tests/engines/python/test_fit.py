@@ -73,11 +73,15 @@ def test_other_programs() -> None:
     assert fit.refusal(["/bin/ls"]) == fit.NOT_PYTHON
     assert fit.refusal(["sh", "-c", "anything"]) == ""
     assert fit.refusal(["no-such-program"]) == ""
+    assert fit.notice(["no-such-program"]) == ""
 
 
 def test_env() -> None:
     assert fit.refusal(["env", "A=b", sys.executable, "program.py"]) == ""
     assert fit.refusal(["env", "A=b", "ls"]) == fit.NOT_PYTHON
+    assert fit.notice(["env", "A=b", sys.executable, "program.py"]) == ""
+    assert fit.notice(["env", "A=b", "sh", "program"]).startswith("sh isn't Python itself")
+    assert fit.notice(["env"]) == ""
     assert "may change" in fit.refusal(["env", "-i", sys.executable])
     assert "PYTHONPATH" in fit.refusal(["env", "PYTHONPATH=/x", sys.executable])
 
