@@ -6,21 +6,18 @@ A run doesn't ask beforehand: an engine that finds one missing goes another way.
 import errno
 import fcntl
 import os
-import select
 import socket
 
+from pysocksify.engines.ptrace import fit as tracing
 from pysocksify.engines.seccomp import fit, unotify
 from pysocksify.engines.syscalls import abi
 from pysocksify.errors import PysocksifyError
-from pysocksify.linux import syscall
 from pysocksify.supervisor.enclosure import Enclosure
-from pysocksify.supervisor.hold import Holds, release
+from pysocksify.supervisor.hold import Holds, cross
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-PATIENCE = 1000  # milliseconds; two sockets of this machine take 0.02 to connect
 
 WORDS = {
     "wait_killable": "signals don't disturb a connect() that waits (Linux 5.19)",
@@ -70,24 +67,7 @@ def _sync_wake_up() -> None:
 
 def _pidfd_getfd() -> None:
     """Take a descriptor of a child's, as the supervisor does."""
-    theirs, ours = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(ours)
-            os.read(theirs, 1)
-        finally:
-            os._exit(0)
-    try:
-        pidfd = syscall(abi.PIDFD_OPEN, pid)
-        try:
-            os.close(syscall(abi.PIDFD_GETFD, pidfd, theirs))
-        finally:
-            os.close(pidfd)
-    finally:
-        os.close(ours)
-        os.close(theirs)
-        os.waitpid(pid, 0)
+    tracing.beside_child(tracing.take)
 
 
 def _enclosure() -> None:
@@ -98,24 +78,13 @@ def _simultaneous_open() -> None:
     """In a child, as what a hold needs stays open as long as its process."""
     pid = os.fork()
     if pid == 0:
-        answer = errno.EPERM
+        works = False
         try:
-            answer = _hold_and_release()
-        except OSError as error:
-            answer = error.errno or errno.EPERM
+            works = cross(Holds())
         finally:
-            os._exit(answer)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status:
-        raise OSError(status, os.strerror(status))
-
-
-def _hold_and_release() -> int:
-    sock = socket.socket()
-    other = release(sock, Holds().hold(sock))
-    poller = select.poll()
-    poller.register(other, select.POLLOUT)
-    return other.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if poller.poll(PATIENCE) else errno.ETIMEDOUT
+            os._exit(0 if works else errno.EPERM)
+    if os.waitpid(pid, 0)[1]:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def _ipv6() -> None:

@@ -5,41 +5,36 @@ The kernel is asked by doing: a child is traced, and a descriptor of its taken.
 
 import errno
 import os
-import sys
 from importlib.machinery import PathFinder
 
 from pysocksify.engines.handover.wire import VARIABLE
 from pysocksify.engines.syscalls import abi
+from pysocksify.engines.syscalls.fit import absence
+from pysocksify.engines.syscalls.fit import refusal as refusal  # choice asks each engine
 from pysocksify.kernel import Kernel
 from pysocksify.linux import syscall
-from pysocksify.program import CANNOT_RUN, NotStartedError, check_program
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 
 
 def availability(kernel: Kernel) -> str:
     """Why it can't be used here; "" when it can. This takes a fork."""
-    if sys.platform != "linux":
-        return "it is for Linux only"
-    machine = os.uname().machine
-    if machine not in abi.ARCHITECTURES or sys.maxsize < 2**32:
-        return f"the calls of {machine} aren't known, or not to a 32-bit Python"
+    if why := absence():
+        return why
     if PathFinder.find_spec("ptrace") is None:
         return "python-ptrace isn't installed"
     if not kernel.pidfd_getfd:
         return _NO_DESCRIPTORS
     if os.environ.get(VARIABLE):  # its UDP sockets are made elsewhere than the program's
         return "inside a pysocksify that doesn't catch calls in the kernel programs couldn't ask for names"
-    return _tried()
-
-
-def refusal(command: list[str]) -> str:
-    """Why it can't be used for a program; "" when it can."""
-    try:
-        check_program(command[0])
-    except NotStartedError as error:
-        return str(error) if error.exit_status == CANNOT_RUN else ""
-    return ""
+    return beside_child(_traced)
 
 
 _NO_DESCRIPTORS = "the sockets of programs can't be taken (pidfd_getfd(2)), as in default containers"
@@ -62,12 +57,10 @@ def words(error: int, pid: int) -> str:
     return f"ptrace(2) isn't allowed here ({errno.errorcode.get(error, error)})"
 
 
-def _tried() -> str:
-    """Trace a child and take a descriptor of its."""
+def beside_child(use: "Callable[[int, int], T]") -> "T":
+    """What `use` says, given the pid of a child that waits and the number of a descriptor of its. Nothing is left."""
     from contextlib import suppress
     from signal import SIGKILL
-
-    from pysocksify.engines.ptrace import tracer
 
     childs, mine = os.pipe()
     pid = os.fork()
@@ -77,25 +70,38 @@ def _tried() -> str:
             os.read(childs, 1)
         finally:
             os._exit(0)
-    pidfd = -1
     try:
-        try:
-            tracer.seize(pid)
-        except OSError as error:
-            return words(error.errno or 0, pid)
-        try:
-            pidfd = syscall(abi.PIDFD_OPEN, pid, 0)
-            os.close(syscall(abi.PIDFD_GETFD, pidfd, childs, 0))
-        except OSError as error:
-            return f"{_NO_DESCRIPTORS}: {os.strerror(error.errno or 0)}"
-        return ""
+        return use(pid, childs)
     finally:
         os.kill(pid, SIGKILL)
-        for fd in (childs, mine, pidfd):
-            if fd >= 0:
-                os.close(fd)
+        os.close(childs)
+        os.close(mine)
         with suppress(ChildProcessError):  # whoever started us may ignore SIGCHLD
             os.waitpid(pid, 0)
+
+
+def take(pid: int, fd: int) -> None:
+    """Take a process's descriptor, and close it. OSError."""
+    pidfd = syscall(abi.PIDFD_OPEN, pid, 0)
+    try:
+        os.close(syscall(abi.PIDFD_GETFD, pidfd, fd, 0))
+    finally:
+        os.close(pidfd)
+
+
+def _traced(pid: int, fd: int) -> str:
+    """Trace a child and take a descriptor of its: why that can't be done, "" when it can."""
+    from pysocksify.engines.ptrace import tracer
+
+    try:
+        tracer.seize(pid)
+    except OSError as error:
+        return words(error.errno or 0, pid)
+    try:
+        take(pid, fd)
+    except OSError as error:
+        return f"{_NO_DESCRIPTORS}: {os.strerror(error.errno or 0)}"
+    return ""
 
 
 def _tracer_of(pid: int) -> int:

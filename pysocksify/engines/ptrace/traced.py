@@ -16,11 +16,11 @@ from pysocksify.engines.ptrace.tracees import TracedCall
 from pysocksify.engines.syscalls import abi
 from pysocksify.engines.syscalls.caught import CaughtCall, Taker, closing, integer
 from pysocksify.engines.syscalls.datagrams import Datagrams
-from pysocksify.engines.syscalls.dispatch import INET, Dispatch
+from pysocksify.engines.syscalls.dispatch import Dispatch
+from pysocksify.engines.syscalls.udp import UdpSockets
 from pysocksify.reactor import Reactor
 from pysocksify.report import Report
 from pysocksify.supervisor.calls import CallRefused
-from pysocksify.supervisor.confined import Confined
 from pysocksify.supervisor.core import Supervisor
 
 
@@ -31,39 +31,18 @@ class TracedCalls(Dispatch):
         self, reactor: Reactor, arch: abi.Architecture, supervisor: Supervisor, report: Report, descriptors: Taker
     ) -> None:
         super().__init__(reactor, arch, supervisor, report, descriptors)
-        self._datagrams = Datagrams(reactor, arch, supervisor, self._memory, self)
-        served: dict[int, Callable[[CaughtCall], None]] = {**self._datagrams.calls, arch.setsockopt: self._setsockopt}
+        self._udp = UdpSockets(supervisor, descriptors)
+        self._datagrams = Datagrams(reactor, arch, supervisor, self._memory, self._udp)
+        served: dict[int, Callable[[CaughtCall], None]] = {
+            **self._datagrams.calls,
+            arch.setsockopt: self._udp.setsockopt,
+        }
         self._by_number = served
 
     def interrupted(self, call: TracedCall) -> None:
         """The call's process is about to stop: let the call go, to be issued again."""
         self._supervisor.interrupted(call)
         self._datagrams.interrupted(call)
-
-    @property
-    def confined(self) -> Confined:
-        """What confines the UDP sockets."""
-        confined = self._supervisor.confined
-        assert confined is not None
-        return confined
-
-    def take(self, call: CaughtCall) -> socket.socket | None:
-        """Our duplicate of the UDP socket in argument 0; None: it's something else, and the kernel serves the call."""
-        fd = self._descriptors.take(call.tid, integer(call.args[0]))
-        try:
-            sock = cast(socket.socket, _socket.socket(fileno=fd))
-        except OSError as failure:
-            os.close(fd)
-            if failure.errno not in (errno.ENOTSOCK, errno.EBADF):  # EBADF: opened with O_PATH
-                raise
-        else:
-            if sock.family in INET and sock.type == socket.SOCK_DGRAM:
-                if self._supervisor.confined is None:  # a socket from outside, before the program made any
-                    os.close(self._supervisor.make_socket(call, sock.family, socket.SOCK_DGRAM, 0))
-                return sock
-            sock.close()
-        call.proceed()
-        return None
 
     def _socket(self, call: CaughtCall) -> None:
         family, kind, proto = (integer(value) for value in call.args[:3])
@@ -76,7 +55,7 @@ class TracedCalls(Dispatch):
             try:
                 sock = cast(socket.socket, _socket.socket(fileno=self._descriptors.take(call.tid, fd)))
                 with closing(sock):
-                    self.confined.adopt(sock)
+                    self._udp.confined.adopt(sock)
             except OSError as failure:  # the program has a socket that it doesn't know of, and that can't send
                 return -self._refusal(call, failure)
             return fd
@@ -88,11 +67,3 @@ class TracedCalls(Dispatch):
         if serve is None:
             raise CallRefused(errno.ENOSYS)
         serve(call)
-
-    def _setsockopt(self, call: CaughtCall) -> None:
-        """setsockopt(2), of a device or a multicast group."""
-        sock = self.take(call)
-        if sock is not None:
-            sock.close()
-            # an ordinary user may not change the device; and no interface has that group
-            raise CallRefused(errno.EPERM if integer(call.args[1]) == socket.SOL_SOCKET else errno.ENODEV)

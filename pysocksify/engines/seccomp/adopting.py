@@ -9,8 +9,9 @@ from pysocksify.engines.seccomp.adopted import Adopted, LetGo
 from pysocksify.engines.seccomp.notified import NotifiedCalls
 from pysocksify.engines.syscalls import abi
 from pysocksify.engines.syscalls.caught import CaughtCall, integer
-from pysocksify.engines.syscalls.dispatch import INET, SOCKADDR_MOST
+from pysocksify.engines.syscalls.dispatch import INET
 from pysocksify.engines.syscalls.filter import Numbers
+from pysocksify.engines.syscalls.memory import SOCKADDR_MOST
 from pysocksify.reactor import Reactor
 from pysocksify.report import Report
 from pysocksify.supervisor.calls import CallRefused, program_of

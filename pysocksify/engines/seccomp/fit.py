@@ -7,12 +7,12 @@ cause for doubt: a filter is on us already (a container's, another pysocksify's)
 import ctypes
 import errno
 import os
-import sys
 
 from pysocksify.engines.syscalls import abi
+from pysocksify.engines.syscalls.fit import absence
+from pysocksify.engines.syscalls.fit import refusal as refusal  # choice asks each engine
 from pysocksify.kernel import Kernel
 from pysocksify.linux import syscall
-from pysocksify.program import CANNOT_RUN, NotStartedError, check_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,12 +25,9 @@ BUSY = "another pysocksify, or this container, catches calls already (EBUSY)"
 
 def availability(kernel: Kernel) -> str:
     """Why it can't be used here; "" when it can. In a container this takes a fork."""
-    if sys.platform != "linux":
-        return "it is for Linux only"
-    machine = os.uname().machine
-    if machine not in abi.ARCHITECTURES or sys.maxsize < 2**32:
-        return f"the calls of {machine} aren't known, or not to a 32-bit Python"
-    arch = abi.ARCHITECTURES[machine]
+    if why := absence():
+        return why
+    arch = abi.ARCHITECTURES[os.uname().machine]
     try:
         with open("/proc/self/status", "rb") as file:
             filtered = b"\nSeccomp:\t0" not in file.read()
@@ -42,15 +39,6 @@ def availability(kernel: Kernel) -> str:
     except OSError as error:
         return _why(error.errno or 0)
     return _why(tried(arch, add_descriptor)) if filtered or release() < OLDEST else ""
-
-
-def refusal(command: list[str]) -> str:
-    """Why it can't be used for a program; "" when it can."""
-    try:
-        check_program(command[0])
-    except NotStartedError as error:
-        return str(error) if error.exit_status == CANNOT_RUN else ""
-    return ""
 
 
 def release() -> tuple[int, int]:

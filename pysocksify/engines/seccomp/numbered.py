@@ -10,10 +10,8 @@ plain send on it stays on `lo`; but a control message that names another interfa
 goes for a program that swaps descriptors between our look and the kernel's. Where there are namespaces neither does.
 """
 
-import _socket
 import errno
 import os
-import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -22,20 +20,19 @@ from pysocksify.engines.seccomp.listener import Notification
 from pysocksify.engines.syscalls import abi
 from pysocksify.engines.syscalls.caught import CaughtCall, Taker, closing, integer
 from pysocksify.engines.syscalls.filter import F_DUPFD_CLOEXEC, Numbers
+from pysocksify.engines.syscalls.udp import UdpSockets
 from pysocksify.linux import looked_into
 from pysocksify.report import Report
 from pysocksify.supervisor.calls import CallRefused, program_of
-from pysocksify.supervisor.confined import INET, Confined
 from pysocksify.supervisor.core import Supervisor
 
 
-class Numbered:
+class Numbered(UdpSockets):
     """The target's confined sockets, by number."""
 
     def __init__(self, supervisor: Supervisor, report: Report, descriptors: Taker, numbers: Numbers) -> None:
-        self._supervisor = supervisor
+        super().__init__(supervisor, descriptors)
         self._report = report
-        self._descriptors = descriptors
         self._numbers = numbers
 
     def calls(self, arch: abi.Architecture) -> dict[int, Callable[[CaughtCall], None]]:
@@ -81,14 +78,6 @@ class Numbered:
         """dup3(2)."""
         self._move(call, integer(call.args[2]))
 
-    def setsockopt(self, call: CaughtCall) -> None:
-        """setsockopt(2), of a device or a multicast group; whatever the descriptor."""
-        sock = self.take(call)
-        if sock is not None:
-            sock.close()
-            # an ordinary user may not change the device; and no interface has that group
-            raise CallRefused(errno.EPERM if integer(call.args[1]) == socket.SOL_SOCKET else errno.ENODEV)
-
     def _move(self, call: CaughtCall, flags: int) -> None:
         number = integer(call.args[1])
         if number in self._numbers or number < 0 or flags & ~os.O_CLOEXEC:
@@ -123,34 +112,6 @@ class Numbered:
                     return int(number)
                 except PermissionError as failure:  # a program that has made itself unreadable
                     raise OSError(errno.EPERM, os.strerror(errno.EPERM)) from failure
-        return None
-
-    @property
-    def confined(self) -> Confined:
-        confined = self._supervisor.confined
-        assert confined is not None
-        return confined
-
-    def take(self, call: CaughtCall) -> socket.socket | None:
-        """Our duplicate of the UDP socket in argument 0; None: it's something else, and the kernel serves the call."""
-        try:
-            fd = self._descriptors.take(call.tid, integer(call.args[0]))
-        except OSError as failure:
-            if failure.errno != errno.ENOTSOCK:  # as a Taker says that knows sockets only
-                raise
-            call.proceed()
-            return None
-        try:
-            sock = cast(socket.socket, _socket.socket(fileno=fd))
-        except OSError as failure:
-            os.close(fd)
-            if failure.errno not in (errno.ENOTSOCK, errno.EBADF):  # EBADF: opened with O_PATH
-                raise
-        else:
-            if sock.family in INET and sock.type == socket.SOCK_DGRAM:
-                return sock
-            sock.close()
-        call.proceed()
         return None
 
 

@@ -13,29 +13,25 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pysocksify.engines.syscalls import abi
 from pysocksify.engines.syscalls.caught import CaughtCall, closing, integer
 from pysocksify.engines.syscalls.filter import MSG_FASTOPEN
-from pysocksify.engines.syscalls.memory import Memory
+from pysocksify.engines.syscalls.memory import INT, IOV_MOST, MSGHDR, SOCKADDR_MOST, Memory
+from pysocksify.engines.syscalls.udp import UdpSockets
 from pysocksify.reactor import READ, Pause, Reactor, Ready, Steps, Task, Timer
 from pysocksify.supervisor.calls import ERESTARTSYS, LOOK_INTERVAL, CallRefused, Signalled, Signals
-from pysocksify.supervisor.confined import DATAGRAM, Confined, Datagram
+from pysocksify.supervisor.confined import DATAGRAM, Datagram
 from pysocksify.supervisor.core import Supervisor
 
-SOCKADDR_MOST = 128  # sizeof(struct sockaddr_storage)
-IOV_MOST = 1024  # UIO_MAXIOV; also the most messages of one sendmmsg() or recvmmsg()
 MSG_WAITFORONE, MSG_CMSG_CLOEXEC = 0x10000, 0x40000000
 MSG_ZEROCOPY = 0x4000000
 _NOT_SENT = MSG_FASTOPEN | MSG_ZEROCOPY  # means nothing for UDP; would promise a completion, and what we send is a copy
 LONG_WAIT = 5.0  # seconds; who has waited longer is looked after less often
 SELDOM = 0.1
 
-_INT, _TIMES = struct.Struct("=i"), struct.Struct("=qq")
-_IOVEC = struct.Struct("=QQ")
-# struct msghdr (recvmsg(2)): name, namelen, iov, iovlen, control, controllen, flags; struct mmsghdr has msg_len behind
-_MSGHDR = struct.Struct("=QI4xQQQQi4x")
+_TIMES = struct.Struct("=qq")
+# offsets in struct msghdr and struct mmsghdr
 _NAMELEN, _CONTROLLEN, _FLAGS, _MSG_LEN, _MMSGHDR_SIZE = 8, 40, 48, 56, 64
 
 
@@ -67,19 +63,6 @@ class Receive:
     task: "Task[None] | None" = None
 
 
-class DatagramSockets(Protocol):
-    """How an engine knows the UDP sockets of the target."""
-
-    @property
-    def confined(self) -> Confined:
-        """What they are confined by."""
-        ...
-
-    def take(self, call: CaughtCall) -> socket.socket | None:
-        """Our duplicate of the UDP socket in argument 0; None: it's something else, and the kernel serves the call."""
-        ...
-
-
 class Datagrams:
     """Serves the calls that send and receive on them."""
 
@@ -89,7 +72,7 @@ class Datagrams:
         arch: abi.Architecture,
         supervisor: Supervisor,
         memory: Memory,
-        sockets: DatagramSockets,
+        sockets: UdpSockets,
     ) -> None:
         self._reactor = reactor
         self._supervisor = supervisor
@@ -144,8 +127,8 @@ class Datagrams:
         call.answer(0, sent)
 
     def _send_message(self, call: CaughtCall, sock: socket.socket, header: int, flags: int) -> int:
-        name, name_size, iov, count, *_ = _MSGHDR.unpack(self._memory.read(call.tid, header, _MSGHDR.size))
-        return self._send(call, sock, flags, self._iovecs(call.tid, iov, count), name, name_size)
+        name, name_size, iov, count, *_ = MSGHDR.unpack(self._memory.read(call.tid, header, MSGHDR.size))
+        return self._send(call, sock, flags, self._memory.iovecs(call.tid, iov, count), name, name_size)
 
     def _send(
         self,
@@ -173,11 +156,6 @@ class Datagrams:
                 raise CallRefused(errno.ENOBUFS) from None  # loopback takes or drops; nothing to wait for (send(2))
             raise
 
-    def _iovecs(self, tid: int, address: int, count: int) -> list[tuple[int, int]]:
-        if count > IOV_MOST:
-            raise CallRefused(errno.EMSGSIZE)
-        return list(_IOVEC.iter_unpack(self._memory.read(tid, address, count * _IOVEC.size)))
-
     # receiving
 
     def recvfrom(self, call: CaughtCall) -> None:
@@ -187,7 +165,7 @@ class Datagrams:
         if sock is None:
             return
         with closing(sock):
-            (name_size,) = _INT.unpack(self._memory.read(call.tid, name_length, 4)) if name else (0,)
+            (name_size,) = INT.unpack(self._memory.read(call.tid, name_length, 4)) if name else (0,)
             if name_size < 0:
                 raise CallRefused(errno.EINVAL)
             slot = Slot(iovecs=[(buffer, size)], name=name, name_size=name_size, name_length=name_length)
@@ -220,9 +198,9 @@ class Datagrams:
             self._begin(call, sock, slots, call.args[3], timeout)
 
     def _slot(self, call: CaughtCall, header: int, counted: bool) -> Slot:
-        name, name_size, iov, count, *_ = _MSGHDR.unpack(self._memory.read(call.tid, header, _MSGHDR.size))
+        name, name_size, iov, count, *_ = MSGHDR.unpack(self._memory.read(call.tid, header, MSGHDR.size))
         return Slot(
-            iovecs=self._iovecs(call.tid, iov, count),
+            iovecs=self._memory.iovecs(call.tid, iov, count),
             name=name,
             name_size=min(name_size, SOCKADDR_MOST),
             name_length=header + _NAMELEN,
@@ -305,12 +283,12 @@ class Datagrams:
             at = min(at + room, len(data))
         if slot.name:
             memory.write(tid, slot.name, source[: slot.name_size])
-            memory.write(tid, slot.name_length, _INT.pack(len(source)))
+            memory.write(tid, slot.name_length, INT.pack(len(source)))
         size = len(data) if whole else at
         if slot.header:
             flags = datagram.flags | (socket.MSG_TRUNC if at < len(data) else 0)
             memory.write(tid, slot.header + _CONTROLLEN, bytes(8))
-            memory.write(tid, slot.header + _FLAGS, _INT.pack(flags))
+            memory.write(tid, slot.header + _FLAGS, INT.pack(flags))
         if slot.counted:
             memory.write(tid, slot.header + _MSG_LEN, struct.pack("=I", size))
         return size

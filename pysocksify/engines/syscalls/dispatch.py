@@ -15,20 +15,13 @@ from typing import cast
 from pysocksify.engines.syscalls import abi
 from pysocksify.engines.syscalls.caught import CaughtCall, Taker, integer
 from pysocksify.engines.syscalls.filter import MSG_FASTOPEN
-from pysocksify.engines.syscalls.memory import MOST, Memory
+from pysocksify.engines.syscalls.memory import INT, MOST, MSGHDR, SOCKADDR_MOST, Memory
 from pysocksify.reactor import WRITE, Reactor, Ready, Steps
 from pysocksify.report import Report
 from pysocksify.supervisor.calls import CallRefused, program_of
 from pysocksify.supervisor.core import Supervisor
 
-SOCKADDR_MOST = 128  # sizeof(struct sockaddr_storage): longer is EINVAL (move_addr_to_kernel() in net/socket.c)
-IOV_MOST = 1024  # UIO_MAXIOV
 INET = (socket.AF_INET, socket.AF_INET6)
-
-_INT = struct.Struct("=i")
-_IOVEC = struct.Struct("=QQ")
-# struct msghdr (recvmsg(2)): name, namelen, iov, iovlen, control, controllen, flags
-_MSGHDR = struct.Struct("=QI4xQQQQi4x")
 
 
 class Dispatch(ABC):
@@ -76,10 +69,11 @@ class Dispatch(ABC):
         if failure.errno == errno.EPERM:
             program = program_of(call.tid)
             if _is_anothers(call.tid):
-                why = "has become another user's, which takes CAP_SYS_PTRACE here (or --engine preload)"
+                why = "it's another user's now: that takes CAP_SYS_PTRACE, or --engine preload"
             else:
-                why = "has made itself unreadable (PR_SET_DUMPABLE in prctl(2))"
-            self._report.problem(f"closed {program}", f"{program} {why}: its connections are refused")
+                why = "PR_SET_DUMPABLE in prctl(2)"
+            text = f"{program} has made itself unreadable ({why}): its connections are refused"
+            self._report.problem(f"closed {program}", text)
             return errno.EACCES
         if failure.errno in (errno.EMFILE, errno.ENFILE):
             self._report.problem("descriptors", "the supervisor has no descriptor left: connections are refused")
@@ -152,9 +146,9 @@ class Dispatch(ABC):
             call.proceed()
             return
         value, length = call.args[3:5]
-        size = min(self._room(call, length), _INT.size)
-        self._memory.write(call.tid, value, _INT.pack(error)[:size])
-        self._memory.write(call.tid, length, _INT.pack(size))
+        size = min(self._room(call, length), INT.size)
+        self._memory.write(call.tid, value, INT.pack(error)[:size])
+        self._memory.write(call.tid, length, INT.pack(size))
         call.answer(0)
 
     def _getpeername(self, call: CaughtCall) -> None:
@@ -173,12 +167,12 @@ class Dispatch(ABC):
         address, length = call.args[1:3]
         size = self._room(call, length)
         self._memory.write(call.tid, address, sockaddr[:size])
-        self._memory.write(call.tid, length, _INT.pack(len(sockaddr)))
+        self._memory.write(call.tid, length, INT.pack(len(sockaddr)))
         call.answer(0)
 
     def _room(self, call: CaughtCall, length: int) -> int:
         """The bytes that a program has room for, at the address of its socklen_t. OSError: EINVAL, EFAULT."""
-        size: int = _INT.unpack(self._memory.read(call.tid, length, _INT.size))[0]
+        size: int = INT.unpack(self._memory.read(call.tid, length, INT.size))[0]
         if size < 0:
             raise OSError(errno.EINVAL, "length")
         return size
@@ -210,14 +204,11 @@ class Dispatch(ABC):
             call.answer(0, 0)
             return
         name, name_length, iovecs = self._message(call.tid, headers)
-        self._send(call, flags, name, name_length, iovecs, headers + _MSGHDR.size)
+        self._send(call, flags, name, name_length, iovecs, headers + MSGHDR.size)
 
     def _message(self, tid: int, header: int) -> tuple[int, int, list[tuple[int, int]]]:
-        name, name_length, iov, count, *_ = _MSGHDR.unpack(self._memory.read(tid, header, _MSGHDR.size))
-        if count > IOV_MOST:
-            raise OSError(errno.EMSGSIZE, "number of buffers")
-        iovecs = list(_IOVEC.iter_unpack(self._memory.read(tid, iov, count * _IOVEC.size)))
-        return name, name_length, iovecs
+        name, name_length, iov, count, *_ = MSGHDR.unpack(self._memory.read(tid, header, MSGHDR.size))
+        return name, name_length, self._memory.iovecs(tid, iov, count)
 
     def _send(
         self,

@@ -9,11 +9,19 @@ known to be still waiting: the thread id may be another thread's by then.
 import ctypes
 import errno
 import os
+import struct
 
 from pysocksify.engines.syscalls import abi
 from pysocksify.linux import looked_into, syscall
 
 MOST = 1 << 20  # bytes read at once; a larger write of a program is taken in several parts
+SOCKADDR_MOST = 128  # sizeof(struct sockaddr_storage): longer is EINVAL (move_addr_to_kernel() in net/socket.c)
+IOV_MOST = 1024  # UIO_MAXIOV; also the most messages of one sendmmsg() or recvmmsg()
+
+INT = struct.Struct("=i")
+IOVEC = struct.Struct("=QQ")
+# struct msghdr (recvmsg(2)): name, namelen, iov, iovlen, control, controllen, flags; struct mmsghdr has msg_len behind
+MSGHDR = struct.Struct("=QI4xQQQQi4x")
 
 
 class Memory:
@@ -52,6 +60,12 @@ class Memory:
         if got != size:
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
         return ctypes.string_at(local, size)
+
+    def iovecs(self, tid: int, address: int, count: int) -> list[tuple[int, int]]:
+        """The bases and sizes of an array of struct iovec. OSError: EMSGSIZE, and as for `read`."""
+        if count > IOV_MOST:
+            raise OSError(errno.EMSGSIZE, "number of buffers")
+        return list(IOVEC.iter_unpack(self.read(tid, address, count * IOVEC.size)))
 
     def write(self, tid: int, address: int, data: bytes) -> None:
         """Put `data` at `address`. OSError: EFAULT when it isn't all writable, EPERM, ESRCH."""
