@@ -190,14 +190,18 @@ int gethostbyname2_r(const char *restrict name, int family, struct hostent *rest
 		     size_t size, struct hostent **restrict result, int *restrict error)
 {
 	struct names names = {.count = 1};
-	int verdict = ANSWER, before = errno;
+	int verdict = ANSWER, before = errno, literal;
 	const char *own = name;
 
 	if (aside())
 		return real_gethostbyname2_r(name, family, host, buffer, size, result, error);
 	*result = NULL;
-	if (inet_pton(family, name, names.entry[0].address) <= 0 &&
-	    (family != AF_INET || !inet_aton(name, (struct in_addr *)(void *)names.entry[0].address))) {
+	literal = inet_pton(family, name, names.entry[0].address);
+	if (!literal && family == AF_INET)
+		literal = inet_aton(name, (struct in_addr *)(void *)names.entry[0].address);
+	if (literal < 0) { /* no family of addresses */
+		verdict = -EAFNOSUPPORT;
+	} else if (!literal) {
 		verdict = ask_names(name, family, &names);
 		own = (char *)&names.entry[names.count];
 	}

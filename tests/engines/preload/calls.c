@@ -183,6 +183,7 @@ static void result(const char *what, int size, const unsigned char *message, con
 
 static int resolver(void)
 {
+	static unsigned char huge[1 << 20]; /* no packet takes it */
 	unsigned char room[512];
 	int size;
 
@@ -195,6 +196,8 @@ static int resolver(void)
 	result("send", res_send(query, sizeof query - 1, room, sizeof room), room, &h_errno);
 	printf("id=%d ", room[0] == query[0] && room[1] == query[1]);
 	printf("small=%d ", res_query(name, 1, 1, room, 20));
+	printf("family=%d ", gethostbyname2(name, AF_UNIX) || gethostbyaddr(&in6addr_loopback, sizeof in6addr_loopback, AF_UNIX));
+	printf("huge=%d ", answer(res_send(huge, sizeof huge, room, sizeof room)));
 #ifdef __GLIBC__
 	struct __res_state state = {0};
 
@@ -257,6 +260,8 @@ static int executed(const char *how)
 	char *nothing[] = {"PATH=/usr/bin:/bin", "LD_PRELOAD=libnothing.so", NULL}, **environment = nothing;
 	char *argv[] = {arguments[0], "child", arguments[2], arguments[3], arguments[4], NULL}, line[1024];
 	const char *self = arguments[0];
+	struct rlimit limit = {.rlim_cur = 64, .rlim_max = 128};
+	posix_spawn_file_actions_t actions;
 	int fd = open(self, O_RDONLY | O_CLOEXEC), status = 0, spawned = -1;
 	pid_t child = 0;
 
@@ -267,6 +272,12 @@ static int executed(const char *how)
 		spawned = posix_spawn(&child, self, NULL, NULL, argv, environment);
 	else if (!strcmp(how, "posix_spawnp"))
 		spawned = posix_spawnp(&child, self, NULL, NULL, argv, environment);
+	else if (!strcmp(how, "folder")) { /* the name is one in the folder that the new program starts in */
+		snprintf(line, sizeof line, "%.*s", (int)(strrchr(self, '/') - self), self);
+		posix_spawn_file_actions_init(&actions);
+		posix_spawn_file_actions_addchdir_np(&actions, line);
+		spawned = posix_spawn(&child, strrchr(self, '/') + 1, &actions, NULL, argv, environment);
+	}
 	if (!spawned) {
 		waitpid(child, &status, 0);
 		return WEXITSTATUS(status);
@@ -305,7 +316,12 @@ static int executed(const char *how)
 		execlp("env", "env", self, argv[1], argv[2], argv[3], argv[4], (char *)NULL);
 	else if (!strcmp(how, "nowhere"))
 		execlp("no-such-program", "x", (char *)NULL);
-	else if (!strcmp(how, "static")) /* named instead of the address */
+	else if (!strcmp(how, "crowded")) { /* all descriptors are in use; `static` is named instead of the name */
+		setrlimit(RLIMIT_NOFILE, &limit);
+		while (fcntl(0, F_DUPFD_CLOEXEC, 0) >= 0)
+			;
+	}
+	if (!strcmp(how, "static") || !strcmp(how, "crowded"))
 		execl(arguments[4], "static", (char *)NULL);
 	printf("errno=%d\n", errno);
 	return 0;

@@ -19,7 +19,7 @@ HOST_NOT_FOUND, NO_DATA = 1, 4  # netdb.h
 EAI_NONAME = -2
 EXECS = (
     *("execve", "execv", "execvp", "execvpe", "execl", "execlp", "execle", "fexecve", "execveat", "syscall"),
-    *("posix_spawn", "posix_spawnp", "system", "popen", "search"),
+    *("posix_spawn", "posix_spawnp", "system", "popen", "search", "folder"),
 )
 
 
@@ -55,8 +55,8 @@ def test_resolver(calls: Calls, libc: str) -> None:
     told = dict.fromkeys(("query", "search", "querydomain", "send"), "0/1")
     if libc == fit.GLIBC:
         told |= dict.fromkeys(("nquery", "nsearch", "nquerydomain", "nsend", "older"), "0/1")
-    other = {"mx": str(NO_DATA), "literal": str(HOST_NOT_FOUND), "id": "1", "small": "20"}
-    assert done.values == told | other, done
+    other = {"mx": str(NO_DATA), "literal": str(HOST_NOT_FOUND), "id": "1", "small": "20", "family": "0"}
+    assert done.values == told | other | {"huge": str(errno.EMSGSIZE)}, done
 
 
 @pytest.mark.root
@@ -116,9 +116,11 @@ def test_a_program_that_is_not_there(calls: Calls) -> None:
 
 
 @pytest.mark.root
-def test_a_static_program_is_refused(calls: Calls, built_for: Programs) -> None:
+@pytest.mark.parametrize("how", ["static", "crowded"])
+def test_a_static_program_is_refused(calls: Calls, built_for: Programs, how: str) -> None:
+    """Also by a program that has all the descriptors it may have."""
     path = built_for("static")
-    done = calls("exec:static", str(path))
+    done = calls(f"exec:{how}", str(path))
     assert done.values == {"errno": str(errno.EACCES)}, done
     assert f"{path} isn't run: it is a static program" in done.err
 
