@@ -165,9 +165,11 @@ static int execute(const struct execution *x)
 	return perform(x, environment);
 }
 
+#define EXECUTE(...) execute(&(struct execution){__VA_ARGS__, .argv = argv, .environment = environment})
+
 int execve(const char *path, char *const argv[], char *const environment[])
 {
-	return execute(&(struct execution){.how = EXECVE, .path = path, .argv = argv, .environment = environment});
+	return EXECUTE(.how = EXECVE, .path = path);
 }
 
 int execv(const char *path, char *const argv[])
@@ -177,7 +179,7 @@ int execv(const char *path, char *const argv[])
 
 int execvpe(const char *file, char *const argv[], char *const environment[])
 {
-	return execute(&(struct execution){.how = EXECVPE, .path = file, .argv = argv, .environment = environment});
+	return EXECUTE(.how = EXECVPE, .path = file);
 }
 
 int execvp(const char *file, char *const argv[])
@@ -187,27 +189,24 @@ int execvp(const char *file, char *const argv[])
 
 int fexecve(int fd, char *const argv[], char *const environment[])
 {
-	return execute(&(struct execution){.how = FEXECVE, .fd = fd, .argv = argv, .environment = environment});
+	return EXECUTE(.how = FEXECVE, .fd = fd);
 }
 
 int execveat(int fd, const char *path, char *const argv[], char *const environment[], int flags)
 {
-	return execute(&(struct execution){
-		.how = EXECVEAT, .fd = fd, .path = path, .argv = argv, .environment = environment, .flags = flags});
+	return EXECUTE(.how = EXECVEAT, .fd = fd, .path = path, .flags = flags);
 }
 
 int posix_spawn(pid_t *restrict pid, const char *restrict path, const posix_spawn_file_actions_t *actions,
 		const posix_spawnattr_t *restrict attributes, char *const argv[restrict], char *const environment[restrict])
 {
-	return execute(&(struct execution){.how = SPAWN, .path = path, .argv = argv, .environment = environment, .pid = pid,
-					   .actions = actions, .attributes = attributes});
+	return EXECUTE(.how = SPAWN, .path = path, .pid = pid, .actions = actions, .attributes = attributes);
 }
 
 int posix_spawnp(pid_t *restrict pid, const char *restrict file, const posix_spawn_file_actions_t *actions,
 		 const posix_spawnattr_t *restrict attributes, char *const argv[restrict], char *const environment[restrict])
 {
-	return execute(&(struct execution){.how = SPAWNP, .path = file, .argv = argv, .environment = environment, .pid = pid,
-					   .actions = actions, .attributes = attributes});
+	return EXECUTE(.how = SPAWNP, .path = file, .pid = pid, .actions = actions, .attributes = attributes);
 }
 
 /* The arguments of an execl(), from `first` up to NULL, as an array on the stack; `last` is left behind them. */

@@ -137,9 +137,15 @@ ssize_t sendmsg(int fd, const struct msghdr *given, int flags)
 int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, MESSAGE_FLAGS flags)
 {
 	unsigned sent = 0;
+	int inet = is_inet(fd), left = (int)flags;
 
-	if (!is_inet(fd) || (!(flags & MSG_FASTOPEN) && number_of(fd, SO_TYPE) == SOCK_STREAM))
-		return (int)KERNEL(sendmmsg, fd, messages, count, flags);
+	if (!inet || number_of(fd, SO_TYPE) == SOCK_STREAM) {
+		struct msghdr first;
+		long error = inet && count ? (first = messages->msg_hdr, on_its_way(fd, &first, &left, NULL)) : 0;
+
+		count = left == (int)flags ? count : 1;
+		return (int)(error ? failed(error) : KERNEL(sendmmsg, fd, messages, count, (MESSAGE_FLAGS)left));
+	}
 	for (; sent < count && sent < 1024; sent++) {
 		ssize_t size = sendmsg(fd, &messages[sent].msg_hdr, (int)flags);
 
