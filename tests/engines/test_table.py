@@ -1,5 +1,7 @@
 """The data about engines: complete, and in line with what can be asked for."""
 
+from pathlib import Path
+
 import pytest
 
 from pysocksify.engines.table import BY_NAME, ENGINES, HOLE, REFUSED, SHOWS, WHERE, About
@@ -25,3 +27,12 @@ def test_an_engine(engine: About) -> None:
 def test_the_engines_that_catch_in_the_kernel_have_no_holes_where_namespaces_can_be_made() -> None:
     assert not BY_NAME["ptrace"].holes
     assert {(gap.key, gap.where) for gap in BY_NAME["seccomp"].holes} == {("udp-passed", "enclosure")}
+
+
+def test_the_readme_says_all_of_it() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    told = " ".join(readme.read_text(encoding="utf-8").split())
+    for engine in ENGINES:
+        assert f"| `{engine.name}` | {engine.catches} | {engine.reaches} | {engine.needs} |" in told
+        assert [gap.key for gap in engine.gaps if gap.words not in told] == []
+    assert [place for place in WHERE.values() if place.lower() not in told.lower()] == []
