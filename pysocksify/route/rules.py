@@ -138,7 +138,7 @@ class Rules:
     def route(self, destination: Address) -> Route:
         """What becomes of this destination."""
         loopback = destination.is_loopback
-        bits = _bits(destination, loopback)
+        bits = bits_of(destination, loopback)
         for rule in self.rules:
             if not rule.fits_port(destination.port):
                 continue
@@ -154,7 +154,7 @@ class Rules:
         """
         host = Address.of(name, 0)
         loopback = host.is_loopback
-        bits = _bits(host, loopback)
+        bits = bits_of(host, loopback)
         for rule in self.rules:
             if _fitting(rule, host, bits, loopback) is None:
                 continue
@@ -184,7 +184,8 @@ def _text(rule: Rule, pattern: Pattern) -> str:
     return f"{pattern.text} port {ports}" if ports else pattern.text
 
 
-def _bits(destination: Address, loopback: bool) -> tuple[_Bits, ...]:
+def bits_of(destination: Address, loopback: bool) -> tuple[_Bits, ...]:
+    """The addresses that a host is known to have, each as its width and a number: () for an ordinary name."""
     if destination.is_name:
         return _LOCALHOST_BITS if loopback else ()
     packed = destination.packed
