@@ -111,7 +111,8 @@ class Child:
         if self.process.stdout is not None and not self._reader.is_alive():
             self.process.stdout.close()
         if self.process.stdin is not None:
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it ended before it read all
+                self.process.stdin.close()
 
 
 def within(namespace: str | None, argv: Sequence[str | Path]) -> list[str]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from tests.lab import town
 
 RESET = struct.pack("ii", 1, 0)
+ROUNDS_OF_ACCEPT = 5  # of the loop, from accept(2) to where a connection's task has begun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,8 @@ class ScriptedProxy:
         server = await asyncio.start_server(self._accepted, sock=self._socket, backlog=1024)
         await self._stop.wait()
         server.close()
+        for _ in range(ROUNDS_OF_ACCEPT):
+            await asyncio.sleep(0)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
