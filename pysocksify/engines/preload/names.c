@@ -58,7 +58,7 @@ static int ask_pointer(const void *sockaddr, size_t size, char name[NI_MAXHOST])
 #else
 #define MARK 8
 #define NO_HINTS 0
-static const char mark[MARK] = "\377shim\001\002\003";
+static const char mark[MARK] = "\377shim\001\002";
 
 void freeaddrinfo(struct addrinfo *list)
 {
@@ -127,9 +127,9 @@ int getaddrinfo(const char *restrict host, const char *restrict service, const s
 		error = error < 0 ? CODE(error, EAI_NONAME, EAI_NODATA, EAI_AGAIN, EAI_FAIL)
 				  : numeric_list(&names, service, &hints, &list);
 		/* glibc names the first entry when it's asked to, musl all, always */
-		for (struct addrinfo *each = MARK || hints.ai_flags & AI_CANONNAME ? list : NULL; each;
-		     each = MARK ? each->ai_next : NULL)
-			each->ai_canonname = canonical((char *)&names.entry[names.count]);
+		if (MARK || hints.ai_flags & AI_CANONNAME)
+			for (struct addrinfo *each = list; each; each = MARK ? each->ai_next : NULL)
+				each->ai_canonname = canonical((char *)&names.entry[names.count]);
 		errno = before;
 	}
 	if (!error)
