@@ -210,7 +210,7 @@ def test_every_hook_is_to_be_seen_and_nothing_else(name: str) -> None:
     path = Path(fit.FOLDER) / f"shim-{name}.so"
     if not path.exists():
         return  # `libc` says so
-    command = ["nm", "-D", "--defined-only", path]
+    command = ["nm", "-D", "--defined-only", str(path)]
     listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
     names = {line.split()[-1] for line in listed.splitlines()} - {"_init", "_fini"}  # the compiler's
     assert names == {*HOOKS.split(), *HOOKS_OF[name].split()}
