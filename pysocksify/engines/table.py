@@ -70,6 +70,8 @@ _CHANGED_USER = _refused(
     "connections of a program that has become another user's without an execve(2) since, as apt's: EACCES",
     "sys_ptrace",
 )
+_GROUPS = "multicast groups, and devices for UDP sockets: ENODEV, EPERM"
+_MULTICAST = _hole("multicast", "multicast groups that it joins: the network is told (IGMP)", "enclosure")
 _EARLY = Gap(
     key="early",
     words="a connect() that doesn't wait, or whose wait was ended by a signal or a limit, succeeds before the chain "
@@ -104,7 +106,7 @@ ENGINES = (
                 "program",
                 "enclosure",
             ),
-            _refused("udp-groups", "multicast groups, and devices for UDP sockets: ENODEV, EPERM", "enclosure"),
+            _refused("udp-groups", _GROUPS, "enclosure"),
             _EARLY,
         ),
     ),
@@ -120,6 +122,7 @@ ENGINES = (
             _refused("other-machine", "programs for another ELF class or machine, such as 32-bit ones"),
             _hole("raw-calls", "system calls that a dynamically linked program makes itself, without libc"),
             _hole("io_uring", "io_uring, where the program sets it up without libc's syscall(2)"),
+            _MULTICAST,
             _EARLY,
         ),
     ),
@@ -136,6 +139,7 @@ ENGINES = (
             _refused("debuggers", "debuggers inside (gdb, strace): a process has one tracer only"),
             _refused("io_uring", "io_uring: ENOSYS, and programs do without"),
             _refused("interfaces", "datagrams that name an interface in a control message"),
+            _refused("udp-groups", _GROUPS),
             _refused("inside-preload", "to run inside a pysocksify that uses preload: names couldn't be asked for"),
             _CHANGED_USER,
             _EARLY,
@@ -152,6 +156,7 @@ ENGINES = (
             _refused("uvloop", "uvloop, which doesn't use the module `socket`"),
             _hole("from-shells", "what a shell starts that isn't Python, or is Python with -I, -E or -S"),
             _hole("extensions", "C extensions with sockets of their own (pycurl, psycopg, grpcio), ctypes"),
+            _MULTICAST,
             _EARLY,
         ),
     ),

@@ -25,6 +25,9 @@ DELAY = 0.6  # seconds for each of the scripted proxy's two replies
 SOON = 150  # milliseconds: long before the chain stands
 WITHOUT_SYS_PTRACE = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
 
+LINKS = "ip link set lo up && ip link add name v0 type veth peer name v1 && ip link set v0 up"
+A_NETWORK = ["unshare", "--net", "sh", "-c", f'{LINKS} && exec "$@"', "sh"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -90,7 +93,7 @@ CASES: dict[str, Callable[[Case], None]] = {
     "udp-groups": udp_groups,
     "early": early,
 }
-ELSEWHERE = {"udp-passed", "inside-preload"}  # below, and in test_nested
+ELSEWHERE = {"udp-passed", "multicast", "inside-preload"}  # below, and in test_nested
 
 
 def gaps() -> list[tuple[str, Gap, bool]]:
@@ -116,6 +119,19 @@ def test_a_udp_socket_from_another_program(
     before = lab_town.leaks()
     done = finish(line, environment=way.environment)
     assert lab_town.leaks() - before == (1 if without else 0), done
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "ptrace"])  # which never encloses
+@pytest.mark.parametrize("without", ["enclosure", ""])
+def test_multicast(engine: str, without: str, root_account: Account, place: PlaceOf) -> None:
+    """In a network of its own: the reports would come in the middle of other tests."""
+    way = Way(account=root_account, engine=engine, without=without)
+    program = place(root_account, "").python("places.py", "multicast", town.TARGET, "1")
+    line = command(way, program, via=f"socks5://{town.PROXY}:1", starter=A_NETWORK)
+    done = finish(line, environment=way.environment)
+    hole = without and "multicast" in {gap.key for gap in table.BY_NAME[engine].in_place("enclosure")}
+    assert done.values == ({"join": "0", "heard": "1"} if hole else {"join": "ENODEV", "heard": "0"}), done
 
 
 @pytest.mark.root

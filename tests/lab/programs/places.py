@@ -2,8 +2,8 @@
 
 HOW: dissolve (a connection that stands); setuid (to nobody, then connect); listener (of its own, for seccomp);
 early (a non-blocking connect); limit (a blocking one with a time limit of MILLISECONDS); interrupted (by a signal);
-number (another one for a UDP socket); groups (a multicast group, a device for one); passed (a UDP socket by SCM_RIGHTS,
-then a datagram that names an interface).
+number (another one for a UDP socket); groups (a multicast group, a device for one); multicast (a group on an interface
+that isn't lo); passed (a UDP socket by SCM_RIGHTS, then a datagram that names an interface).
 """
 
 import ctypes
@@ -25,6 +25,7 @@ SECCOMP = {"x86_64": 317, "aarch64": 277}[os.uname().machine]
 SET_MODE_FILTER, NEW_LISTENER, ALLOW = 1, 1 << 3, 0x7FFF0000
 NO_NEW_PRIVS = 38  # linux/prctl.h
 IP_PKTINFO = 8
+GROUP = "239.1.2.3"
 
 
 def outcome(act: Callable[[], Any]) -> str:
@@ -117,9 +118,21 @@ def number() -> None:
 
 def groups() -> None:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    group = socket.inet_aton("239.1.2.3") + socket.inet_aton("127.0.0.1")
+    group = socket.inet_aton(GROUP) + socket.inet_aton("127.0.0.1")
     said("join", outcome(lambda: sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)))
     said("device", outcome(lambda: sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")))
+
+
+def multicast() -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    group = struct.pack("=4s4si", socket.inet_aton(GROUP), bytes(4), other_interface())  # struct ip_mreqn
+    said("join", outcome(lambda: sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)))
+    with open("/proc/net/igmp", encoding="ascii") as file:
+        said("heard", file.read().count(f"{socket.inet_aton(GROUP)[::-1].hex().upper()} "))
+
+
+def other_interface() -> int:
+    return max(number for number, name in socket.if_nameindex() if name != "lo")
 
 
 def passed() -> None:
@@ -127,8 +140,7 @@ def passed() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         socket.send_fds(here, [b"x"], [sock.fileno()])
     other = socket.socket(fileno=socket.recv_fds(there, 1, 1)[1][0])
-    index = max(number for number, name in socket.if_nameindex() if name != "lo")
-    info = struct.pack("iII", index, 0, 0)
+    info = struct.pack("iII", other_interface(), 0, 0)
     control = [(socket.IPPROTO_IP, IP_PKTINFO, info)]
     said("named", outcome(lambda: other.sendto(b"named", (HOST, PORT))))
     said("interface", outcome(lambda: other.sendmsg([b"out"], control, 0, (HOST, PORT))))
