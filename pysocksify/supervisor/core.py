@@ -266,13 +266,18 @@ class Supervisor:
         return self._connections.failures_kept
 
     def peer(self, sock: socket.socket) -> bytes | None:
-        """getpeername(2) of an inet socket: the sockaddr that the program asked for; None: let the kernel say."""
+        """getpeername(2) of an inet socket: the sockaddr that the program asked for; None: let the kernel say.
+
+        CallRefused: it has none yet. The kernel would say so later, when the connection to us may stand.
+        """
         if sock.type == socket.SOCK_DGRAM:
             return self._confined.peer(sock) if self._confined is not None else None
         connection = self._connections.find(sock)
-        if connection is None or connection.state is State.DIALLING or not is_connected(sock):
+        if connection is None:
             return None
-        return connection.sockaddr
+        if not is_connected(sock):
+            raise CallRefused(errno.ENOTCONN)
+        return None if connection.state is State.DIALLING else connection.sockaddr
 
     # sockets that aren't TCP
 

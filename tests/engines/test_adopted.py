@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ctypes import addressof, create_string_buffer
 from pathlib import Path
 
@@ -216,6 +216,22 @@ class TestConnecting:
                 assert sock.getpeername() == SLOW
 
         run(uid, act, kernel=ADOPTING, proxy=proxy)
+
+    @each_account
+    @each_kernel
+    def test_no_other_peer_is_seen_on_the_way(self, uid: int, kernel: Kernel, proxy: str) -> None:
+        def act() -> None:
+            for _ in range(100):
+                with socket.socket() as sock:
+                    sock.setblocking(False)
+                    assert sock.connect_ex(FAR) == errno.EINPROGRESS
+                    seen = None
+                    while seen is None:
+                        with suppress(OSError):
+                            seen = sock.getpeername()
+                    assert seen == FAR
+
+        run(uid, act, kernel=kernel, proxy=proxy)
 
     def test_a_non_blocking_failure(self, proxy: str) -> None:
         def act() -> None:

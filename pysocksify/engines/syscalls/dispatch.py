@@ -155,8 +155,10 @@ class Dispatch(ABC):
         sock = self._asked_about(call)
         if sock is None:
             return
-        sockaddr = self._supervisor.peer(sock) if sock.family in INET else None
-        sock.close()
+        try:
+            sockaddr = self._supervisor.peer(sock) if sock.family in INET else None
+        finally:
+            sock.close()
         if sockaddr is None:
             call.proceed()
         else:
