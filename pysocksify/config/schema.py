@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
+    Readers = Mapping[str, Callable[[Any], Any]]  # by key; they raise ValueError
+    ItemReaders = Mapping[str, Callable[[Any, str, str], Any]]  # of (value, source, key); they raise ConfigError
+
 DEFAULT_CHAIN = "default"
 _KINDS: "dict[type, str]" = {
     bool: "true or false", str: "a string", int: "a whole number", float: "a number", list: "a list", dict: "a table",
@@ -22,12 +25,15 @@ CONNECT_TIMEOUT = 10.0  # seconds; curl's default is 300, proxychains-ng's 8
 REPLY_TIMEOUT = 15.0  # a hop's reply waits for its own connect(); proxychains-ng's default is the same
 
 
-def settings(table: "Mapping[str, Any]", source: str) -> "dict[str, Any]":
+def settings(
+    table: "Mapping[str, Any]", source: str, readers: "Readers | None" = None, items: "ItemReaders | None" = None
+) -> "dict[str, Any]":
     """What a file's table says, checked: the same keys, with `hops` a tuple of Proxy, `chains` a dict of such dicts,
-    `rules` a list of Rule (see `check_rules` for their chains' names)."""
-    result = _read(table, _TOP, source, "")
+    `rules` a list of Rule (see `check_rules` for their chains' names). For a file with other keys than the wrapper's,
+    `readers` and `items` read them; UPSTREAM and ITEMS are a part of these."""
+    result = read(table, readers or _TOP, source, "", items)
     result["chains"] = {
-        name: _chain_settings(name, value, source) for name, value in _table(result.get("chains", {})).items()
+        name: _chain_settings(name, value, source) for name, value in mapping(result.get("chains", {})).items()
     }
     rules = result.get("rules", [])
     result["rules"] = [_rule(value, source, f"rules[{index}]") for index, value in enumerate(rules)]
@@ -66,7 +72,7 @@ def check_rules(rules: "Iterable[Rule]", chains: "Iterable[str]", source: str) -
 def seconds(value: object) -> float:
     """A time limit: a number above 0. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"must be a number of seconds, not {_kind(value)}")
+        raise ValueError(f"must be a number of seconds, not {kind(value)}")
     if not 0 < value < float("inf"):
         raise ValueError("must be more than 0 seconds and not endless")
     return float(value)
@@ -75,7 +81,7 @@ def seconds(value: object) -> float:
 def count(value: object) -> int:
     """A number of hops. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"must be a whole number, not {_kind(value)}")
+        raise ValueError(f"must be a whole number, not {kind(value)}")
     if value < 1:
         raise ValueError("must be at least 1")
     return value
@@ -86,14 +92,14 @@ def _chain_settings(name: str, value: object, source: str) -> "dict[str, Any]":
     if name in (DEFAULT_CHAIN, DIRECT, DENY):
         raise ConfigError(source, key, "this name has a meaning of its own")
     if not isinstance(value, dict):
-        raise ConfigError(source, key, f"must be a table, not {_kind(value)}")
-    return _read(value, _CHAIN, source, key)
+        raise ConfigError(source, key, f"must be a table, not {kind(value)}")
+    return read(value, _CHAIN, source, key)
 
 
 def _rule(value: object, source: str, key: str) -> Rule:
     if not isinstance(value, dict):
-        raise ConfigError(source, key, f"must be a table, not {_kind(value)}")
-    values = _read(value, _RULE, source, key)
+        raise ConfigError(source, key, f"must be a table, not {kind(value)}")
+    values = read(value, _RULE, source, key)
     if "to" not in values:
         raise ConfigError(source, f"{key}.to", 'is missing: a chain, "direct" or "deny"')
     if "match" not in values and "ports" not in values:
@@ -101,16 +107,19 @@ def _rule(value: object, source: str, key: str) -> Rule:
     return Rule(match=values.get("match", ()), ports=values.get("ports", ()), to=values["to"])
 
 
-def _read(
-    table: "Mapping[str, Any]", readers: "Mapping[str, Callable[[Any], Any]]", source: str, prefix: str
+def read(
+    table: "Mapping[str, Any]", readers: "Readers", source: str, prefix: str, items: "ItemReaders | None" = None
 ) -> "dict[str, Any]":
-    """The table with each value read by its key's reader."""
+    """The table with each value read by its key's reader, and each element of a list by its item reader (else ITEMS').
+
+    Raises ConfigError; `prefix` is the key of the table itself, "" for the whole file.
+    """
     result: dict[str, Any] = {}
     for name, value in table.items():
         key = _join(prefix, name)
         if name not in readers:
             raise ConfigError(source, key, f"no such key{_nearest(name, readers)}")
-        item = _ITEMS.get(name)
+        item = (items or ITEMS).get(name)
         try:
             result[name] = readers[name](value)
             if item is not None:
@@ -132,22 +141,25 @@ def _nearest(name: str, known: "Iterable[str]") -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
     """What a TOML value is, for a message. The value itself isn't shown: it might be a password."""
     return _KINDS.get(type(value), "a date or time")
 
 
-def _text(value: object) -> str:
+def string(value: object) -> str:
+    """A string that isn't empty. Raises ValueError."""
     if not isinstance(value, str):
-        raise ValueError(f"must be a string, not {_kind(value)}")
+        raise ValueError(f"must be a string, not {kind(value)}")
     if not value:
         raise ValueError("is empty")
     return value
 
 
-def _one_of(words: tuple[str, ...]) -> "Callable[[object], str]":
+def one_of(words: tuple[str, ...]) -> "Callable[[object], str]":
+    """A reader of one of these words."""
+
     def read(value: object) -> str:
-        text = _text(value)
+        text = string(value)
         if text not in words:
             raise ValueError(f"must be one of {', '.join(words)}{_nearest(text, words)}")
         return text
@@ -155,44 +167,50 @@ def _one_of(words: tuple[str, ...]) -> "Callable[[object], str]":
     return read
 
 
-def _verbosity(value: object) -> int:
+def verbosity(value: object) -> int:
+    """-1, 0, 1 or 2. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value <= 2:
         raise ValueError("must be -1, 0, 1 or 2")
     return value
 
 
-def _list(value: object) -> "list[Any]":
+def listing(value: object) -> "list[Any]":
+    """A list. Raises ValueError."""
     if not isinstance(value, list):
-        raise ValueError(f"must be a list, not {_kind(value)}")
+        raise ValueError(f"must be a list, not {kind(value)}")
     return value
 
 
-def _nonempty(value: object) -> "list[Any]":
-    if not _list(value):
+def nonempty(value: object) -> "list[Any]":
+    """A list that isn't empty. Raises ValueError."""
+    if not listing(value):
         raise ValueError("is empty")
-    return _list(value)
+    return listing(value)
 
 
-def _table(value: object) -> "dict[str, Any]":
+def mapping(value: object) -> "dict[str, Any]":
+    """A table. Raises ValueError."""
     if not isinstance(value, dict):
-        raise ValueError(f"must be a table, not {_kind(value)}")
+        raise ValueError(f"must be a table, not {kind(value)}")
     return value
 
 
 def _hop(value: object, source: str, key: str) -> Proxy:
     if not isinstance(value, str):
-        raise ConfigError(source, key, f"must be a proxy's URL in quotes, not {_kind(value)}")
+        raise ConfigError(source, key, f"must be a proxy's URL in quotes, not {kind(value)}")
     return parse_proxy(value, source, key)
 
 
-def _pattern(value: object, source: str, key: str) -> Pattern:
+def pattern(value: object, source: str, key: str) -> Pattern:
+    """A host, as rules have it. Raises ConfigError."""
     try:
-        return Pattern.parse(_text(value))
+        return Pattern.parse(string(value))
     except ValueError as error:
         raise ConfigError(source, key, str(error)) from None
 
 
-def _ports(value: object, source: str, key: str) -> tuple[int, int]:
+def ports(value: object, source: str, key: str) -> tuple[int, int]:
+    """The first and the last of a port or a range of them. Raises ConfigError."""
     first, dash, last = str(value).partition("-")
     bounds = (first.strip(), last.strip() if dash else first.strip())
     if isinstance(value, (int, str)) and all(text.isascii() and text.isdigit() and len(text) <= 5 for text in bounds):
@@ -202,22 +220,21 @@ def _ports(value: object, source: str, key: str) -> tuple[int, int]:
     raise ConfigError(source, key, 'must be a port from 1 to 65535, or a range as in "8000-8999"')
 
 
-_CHAIN: "dict[str, Callable[[Any], Any]]" = {
-    "mode": _one_of(MODES),
+_CHAIN: "Readers" = {
+    "mode": one_of(MODES),
     "length": count,
-    "hops": _nonempty,
+    "hops": nonempty,
     "connect_timeout": seconds,
     "reply_timeout": seconds,
 }
-_TOP: "dict[str, Callable[[Any], Any]]" = {
-    **_CHAIN,
-    "dns": _one_of(DNS),
-    "engine": _one_of(ENGINES),
-    "log_file": _text,
-    "verbosity": _verbosity,
-    "chains": _table,
-    "rules": _list,
+UPSTREAM: "Readers" = {**_CHAIN, "chains": mapping, "rules": listing}
+_TOP: "Readers" = {
+    **UPSTREAM,
+    "dns": one_of(DNS),
+    "engine": one_of(ENGINES),
+    "log_file": string,
+    "verbosity": verbosity,
 }
-_RULE: "dict[str, Callable[[Any], Any]]" = {"match": _nonempty, "ports": _nonempty, "to": _text}
+_RULE: "Readers" = {"match": nonempty, "ports": nonempty, "to": string}
 # What the elements of a list are read by.
-_ITEMS: "dict[str, Callable[[Any, str, str], Any]]" = {"hops": _hop, "match": _pattern, "ports": _ports}
+ITEMS: "ItemReaders" = {"hops": _hop, "match": pattern, "ports": ports}
