@@ -38,6 +38,7 @@ class Cause(Enum):
     ADDRESS_NOT_SUPPORTED = (
         "address type not supported", EAFNOSUPPORT, Rep.ADDRESS_TYPE_NOT_SUPPORTED, Cd.REJECTED, 501,
     )  # fmt: skip
+    OVER_LIMIT = ("over a limit", ECONNREFUSED, Rep.GENERAL_FAILURE, Cd.REJECTED, 503)
     CLOSED = ("connection closed in the handshake", ECONNRESET, Rep.GENERAL_FAILURE, Cd.REJECTED, 502)
     NONSENSE = ("not the protocol", ECONNABORTED, Rep.GENERAL_FAILURE, Cd.REJECTED, 502)
 
@@ -49,7 +50,7 @@ class Cause(Enum):
         self.http_status = http_status
 
 
-_BY_REP = {cause.rep: cause for cause in Cause if cause not in (Cause.CLOSED, Cause.NONSENSE)}
+_BY_REP = {cause.rep: cause for cause in Cause if cause not in (Cause.OVER_LIMIT, Cause.CLOSED, Cause.NONSENSE)}
 _BY_CD = {Cd.NO_IDENTD: Cause.NOT_ALLOWED, Cd.IDENTD_MISMATCH: Cause.NOT_ALLOWED}
 _BY_HTTP_STATUS = {
     403: Cause.NOT_ALLOWED,
