@@ -118,7 +118,7 @@ def _values(table: Mapping[str, Any], path: str) -> dict[str, Any]:
     values = schema.settings(table, path, _TOP, _ITEMS)
     for key in ("users", "log_file"):
         if key in values:
-            values[key] = beside(path, values[key])
+            values[key] = _beside(path, values[key])
     if "listen" in values:
         values["listen"] = tuple(_placed(listen, path, index) for index, listen in enumerate(values["listen"]))
     if "limits" in values:
@@ -128,9 +128,13 @@ def _values(table: Mapping[str, Any], path: str) -> dict[str, Any]:
     return values
 
 
+def _beside(path: str, name: str) -> str:
+    return beside(os.path.abspath(path), name)
+
+
 def _placed(listen: Listen, path: str, index: int) -> Listen:
     place = {name: getattr(listen, name) for name in ("path", "certificate", "key")}
-    place = {name: beside(path, value) if value else "" for name, value in place.items()}
+    place = {name: _beside(path, value) if value else "" for name, value in place.items()}
     if len(os.fsencode(place["path"])) > UNIX_PATH_LIMIT:
         raise ConfigError(path, f"listen[{index}]", f"the path has more than {UNIX_PATH_LIMIT} bytes")
     return Listen(address=listen.address, **place)

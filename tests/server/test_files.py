@@ -160,6 +160,13 @@ def test_listen(tmp_path: Path) -> None:
     assert (unix.address, unix.path) == (None, str(tmp_path / "run" / "a.sock"))
 
 
+def test_paths_hold_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, 'listen = "unix:a.sock"\nlog_file = "log"\n')
+    monkeypatch.chdir(tmp_path)
+    file = load("server.toml")
+    assert (file.listen[0].path, file.log_file) == (str(tmp_path / "a.sock"), str(tmp_path / "log"))
+
+
 @pytest.mark.parametrize(
     ("text", "key", "reason"),
     [

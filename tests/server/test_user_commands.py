@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pysocksify.server.user_commands import default_file
 from pysocksify.server.users import Users, names
 
 LIMIT = 20.0  # s for anything that has to happen
@@ -26,12 +27,8 @@ PROGRAM = (
 COMMAND = [sys.executable, "-c", PROGRAM]
 
 
-def run(*arguments: str, stdin: bytes = b"", home: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    environ = {**os.environ, "PYTHONPATH": os.getcwd()}
-    environ.pop("XDG_CONFIG_HOME", None)
-    if home is not None:
-        environ["HOME"] = str(home)
-    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, timeout=LIMIT, env=environ)
+def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, timeout=LIMIT)
 
 
 def on_a_terminal(arguments: list[str], answers: list[bytes]) -> tuple[int, bytes]:
@@ -107,15 +104,13 @@ def test_a_name_that_cant_be(tmp_path: Path, name: str) -> None:
     assert b"a name has 1 to 255 bytes" in done.stderr
 
 
-def test_default_file(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        from pysocksify.server.user_commands import default_file
-
-        assert default_file() == "/etc/pysocksify/users"
-        return
-    (tmp_path / ".config" / "pysocksify").mkdir(parents=True)
-    assert run("add", "alice", stdin=b"x\n", home=tmp_path).returncode == 0
-    assert run("list", home=tmp_path).stdout == b"alice\n"
+def test_default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_file() == "/etc/pysocksify/users"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_file() == f"{tmp_path}/.config/pysocksify/users"
 
 
 def test_on_a_terminal(tmp_path: Path) -> None:
