@@ -16,11 +16,19 @@ from pysocksify.protocol.firstbyte import unknown_protocol
 
 _CHALLENGE = ("Proxy-Authenticate", 'Basic realm="pysocksify"')
 _CLOSE = ("Connection", "close")
+_COMMANDS = {
+    "socks4": (Command.CONNECT, Command.BIND),
+    "socks4a": (Command.CONNECT, Command.BIND),
+    "socks5": (Command.CONNECT, Command.BIND, Command.UDP_ASSOCIATE),
+    "http": (Command.CONNECT,),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authenticate(Event):
-    """May this user in? Answered with True or False. SOCKS4 has a user id and no password: `password` is None then."""
+    """May this user in? Answered with True or False. SOCKS4 has a user id and no password: `password` is None then, and
+    the answer may also be Cd.NO_IDENTD, when the client's identd couldn't be asked; False is Cd.IDENTD_MISMATCH there.
+    """
 
     username: bytes
     password: bytes | None = field(repr=False)
@@ -30,9 +38,9 @@ class Authenticate(Event):
 class Request:
     """What the client wants.
 
-    `version` is "socks4", "socks4a", "socks5" or "http". `command` may be one that the server doesn't know: answer that
-    with Cause.COMMAND_NOT_SUPPORTED. `username` is what the client called itself: nobody asked whether it's true unless
-    an Authenticate came.
+    `version` is "socks4", "socks4a", "socks5" or "http". `command` may be one that `version` doesn't have (`is_known`):
+    answer that with Cause.COMMAND_NOT_SUPPORTED. `username` is what the client called itself: nobody asked whether it's
+    true unless an Authenticate came.
     """
 
     version: str
@@ -40,16 +48,22 @@ class Request:
     destination: Address
     username: bytes | None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the protocol has this command: UDP ASSOCIATE is SOCKS5's alone."""
+        return self.command in _COMMANDS[self.version]
 
-def serve(*, login_required: bool) -> Steps[Request]:
-    """Everything up to the request. With `login_required` no Request comes before an Authenticate is answered True.
+
+def serve(*, login_required: bool, check_userid: bool = False) -> Steps[Request]:
+    """Everything up to the request. With `login_required` no Request comes before an Authenticate is answered True;
+    with `check_userid` none of SOCKS4 does.
 
     Raises RemoteProtocolError, ClientRefusedError and PeerClosedError.
     """
     yield Phase("greeting")
     start: bytes = yield Exactly(1)
     if start[0] == socks4.VERSION:
-        return (yield from _serve_socks4(start, login_required))
+        return (yield from _serve_socks4(start, login_required or check_userid))
     if start[0] == socks5.VERSION:
         return (yield from _serve_socks5(start, login_required))
     if start.isupper():
@@ -58,7 +72,11 @@ def serve(*, login_required: bool) -> Steps[Request]:
 
 
 def reply(request: Request, outcome: Cause | None, bound: Address | None = None) -> bytes:
-    """The bytes that tell the client how its request went; None is success, and `bound` then our end of it."""
+    """The bytes that tell the client how its request went; None is success, and `bound` then our end of it.
+
+    BIND has two replies (RFC 1928 section 6): `bound` is the port that was opened, then the peer that connected. With
+    UDP ASSOCIATE it's where the client sends its datagrams.
+    """
     end = UNSPECIFIED if bound is None or outcome is not None else bound
     if request.version in ("socks4", "socks4a"):
         return socks4.Reply(cd=Cd.GRANTED if outcome is None else outcome.cd, bound=end).encode()
@@ -69,16 +87,19 @@ def reply(request: Request, outcome: Cause | None, bound: Address | None = None)
     return http_connect.reply(outcome.http_status, _CLOSE).encode()
 
 
-def _serve_socks4(start: bytes, login_required: bool) -> Steps[Request]:
+def _serve_socks4(start: bytes, check_userid: bool) -> Steps[Request]:
     yield Phase("request")
     try:
         request = yield from socks4.Request.decode(start)
     except RemoteProtocolError:
         yield Send(socks4.Reply(cd=Cd.REJECTED).encode())
         raise
-    if login_required:
-        allowed: bool = yield Authenticate(username=request.userid, password=None)
-        if not allowed:
+    if check_userid:
+        answer: bool | Cd = yield Authenticate(username=request.userid, password=None)
+        if answer is Cd.NO_IDENTD:
+            yield Send(socks4.Reply(cd=Cd.NO_IDENTD).encode())
+            raise ClientRefusedError("the client's identd can't be asked for its SOCKS4 user id")
+        if answer is not True:
             # The one code of SOCKS4 that speaks of the user id.
             yield Send(socks4.Reply(cd=Cd.IDENTD_MISMATCH).encode())
             raise ClientRefusedError("the client's SOCKS4 user id isn't allowed")

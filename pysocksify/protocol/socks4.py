@@ -101,7 +101,8 @@ def _dstip(destination: Address) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What the server answers; after CONNECT the address means nothing to most servers and is often zeros.
+    """What the server answers; after CONNECT the address means nothing to most servers and is often zeros. In the first
+    reply to BIND zeros stand for the address by which the client reached the server.
 
     ```
     vn=0  cd  dstport  dstip

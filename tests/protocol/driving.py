@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pysocksify.codes import Cd
 from pysocksify.errors import (
     ClientRefusedError,
     ConversationError,
@@ -34,7 +35,7 @@ class Ending:
     waits: bool
 
 
-def play(start: Start, pieces: Iterable[bytes], *, eof: bool = False, answers: Sequence[bool] = ()) -> Ending:
+def play(start: Start, pieces: Iterable[bytes], *, eof: bool = False, answers: Sequence[bool | Cd] = ()) -> Ending:
     """Give a conversation these pieces; its events are answered in turn, with True when `answers` has no more."""
     conversation = Conversation(start())
     events: list[Event] = []
