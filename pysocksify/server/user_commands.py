@@ -50,10 +50,12 @@ def add(context: click.Context, name: str, path: str | None) -> None:
     """
     if context.args:
         raise click.UsageError("a password isn't given on the command line, where everybody sees it; leave it out")
-    path = path or default_file()
     userid = _userid(name)
     users.need_argon2()
     password = _asked() if sys.stdin.isatty() else _line()
+    if path is None:
+        path = default_file()
+        os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
         replaced = users.add(path, userid, password)
     except ValueError as error:

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from pysocksify.server.user_commands import default_file
+from pysocksify.server.user_commands import default_file, group
 from pysocksify.server.users import Users, names
 
 LIMIT = 20.0  # s for anything that has to happen
@@ -110,7 +111,11 @@ def test_default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_file() == f"{tmp_path}/.config/pysocksify/users"
+    path = f"{tmp_path}/.config/pysocksify/users"
+    assert default_file() == path
+    done = CliRunner().invoke(group, ["add", "alice"], input="s3cret\n")
+    assert (done.exit_code, done.output) == (0, f"{path}: alice added\n")
+    assert CliRunner().invoke(group, ["list"]).output == "alice\n"
 
 
 def test_on_a_terminal(tmp_path: Path) -> None:
