@@ -65,7 +65,7 @@ class Metrics:
         self._server.server_close()
 
     def leave(self) -> None:
-        """Close this process's share of the port: another one serves it."""
+        """Close this process's share of a port that another one serves."""
         self._server.server_close()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pysocksify.server.systemd import Notifier, inherited
+from tests.lab.wrapped import need
 
 LIMIT = 20
 ROOT = Path(__file__).parents[2]
@@ -112,3 +113,16 @@ class TestActivation:
         assert "descriptor 3: Socket operation on non-socket" in started(high)[0]
         os.close(null)
         os.close(high)
+
+
+def test_units(tmp_path: Path) -> None:
+    """systemd finds nothing to complain about, and not much that the service could do."""
+    need("systemd-analyze")
+    names = ["pysocksify-server.service", "pysocksify-server.socket"]
+    for name in names:
+        (tmp_path / name).write_text((ROOT / "conf" / name).read_text())
+    verify = ("systemd-analyze", "verify", "--man=no", *(f"./{name}" for name in names))
+    result = subprocess.run(verify, capture_output=True, text=True, timeout=LIMIT, cwd=tmp_path, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    security = ("systemd-analyze", "security", "--offline=true", "--threshold=20", f"./{names[0]}")
+    assert subprocess.run(security, capture_output=True, timeout=LIMIT, cwd=tmp_path, check=False).returncode == 0
