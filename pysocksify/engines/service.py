@@ -62,11 +62,12 @@ class Service:
         """`--embedded`: start the bundled server in this loop, on a free loopback port."""
         if not config.embedded:
             return config
-        from pysocksify.server import Server, ServerSettings
+        from pysocksify.server import Server, ServerSettings, Users
 
         # nobody else on this machine is to go out through it
         username, password = (os.urandom(16).hex().encode() for _ in range(2))
-        self._server = Server(self.reactor, ServerSettings(users={username: password}), Report(_drop, QUIET))
+        settings = ServerSettings(users=Users.plain({username: password}))
+        self._server = Server(self.reactor, settings, Report(_drop, QUIET))
         return config.with_embedded(self._server.listen(Address("127.0.0.1", 0)), username, password)
 
 

@@ -1,8 +1,12 @@
 """The reference server: SOCKS4, SOCKS4a, SOCKS5 and HTTP CONNECT on one port.
 
-Read core.py (listeners), session.py (one client), happy_eyeballs.py (one destination), cli.py (the command).
+Read core.py (listeners), session.py (one client), then what a client may ask for: connect.py (with happy_eyeballs.py),
+bind.py and associate.py. Who may: users.py, identd.py, access.py. What it does is settings.py, from files.py and cli.py
+(the command); how it is run: workers.py, counting.py, journal.py, metrics.py, systemd.py.
 """
 
-from pysocksify.server.core import Server, ServerSettings
+from pysocksify.server.core import Server
+from pysocksify.server.settings import Limits, ServerSettings
+from pysocksify.server.users import Users
 
-__all__ = ["Server", "ServerSettings"]
+__all__ = ["Limits", "Server", "ServerSettings", "Users"]

@@ -15,7 +15,10 @@ from pysocksify.address import Address
 from pysocksify.errors import ConfigError, PysocksifyError
 from pysocksify.reactor import READ, Reactor
 from pysocksify.report import DEBUG, QUIET, Report
-from pysocksify.server.core import Server, ServerSettings
+from pysocksify.server.core import Server
+from pysocksify.server.journal import Journal
+from pysocksify.server.settings import Limits, ServerSettings
+from pysocksify.server.users import Users
 
 NAME = "pysocksify-server"
 DEFAULT_LISTEN = "127.0.0.1:1080"
@@ -105,21 +108,22 @@ def command(
     if context.args:
         raise click.UsageError("there are only options, no arguments")
     settings = ServerSettings(
-        users=dict(parse_user(text) for text in users),
+        users=Users.plain(dict(parse_user(text) for text in users)),
         hosts=dict(parse_resolve(text) for text in resolve),
         open=is_open,
-        dial_timeout=timeout,
+        limits=Limits(dial=timeout),
     )
     addresses = [parse_listen(text) for text in listen]
-    report = Report(line_writer(log_file), QUIET if quiet else min(verbose, DEBUG), NAME)
-    run(addresses, settings, report)
+    write = line_writer(log_file)
+    report = Report(write, QUIET if quiet else min(verbose, DEBUG), NAME)
+    run(addresses, settings, report, Journal(write) if report.verbosity > 0 else None)
 
 
-def run(addresses: list[Address], settings: ServerSettings, report: Report) -> None:
+def run(addresses: list[Address], settings: ServerSettings, report: Report, journal: Journal | None) -> None:
     """Serve until SIGTERM or SIGINT."""
     raise_descriptor_limit()
     reactor = Reactor()
-    server = Server(reactor, settings, report)
+    server = Server(reactor, settings, report, journal=journal)
     try:
         stop_at_signals(reactor)
         for address in addresses:

@@ -3,37 +3,87 @@
 import errno
 import os
 import socket
+import ssl
+from dataclasses import dataclass
 
 from pysocksify.address import Address
 from pysocksify.errors import ConfigError
 from pysocksify.reactor import READ, Reactor
 from pysocksify.relay import PipePool
 from pysocksify.report import Report
-from pysocksify.server.session import ServerSettings, Session
+from pysocksify.server.connect import Upstream
+from pysocksify.server.counting import Counter, Counts
+from pysocksify.server.journal import Journal
+from pysocksify.server.session import Client, Session, Shared
+from pysocksify.server.settings import ServerSettings
+from pysocksify.server.tls import TlsTunnel
 
 ACCEPTED_AT_ONCE = 64  # in one round of the loop, so that a flood of clients doesn't stop the relays
+REFUSED_AT_ONCE = 256  # clients over a limit that are told so at the same time; what comes beyond that is reset
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 NO_ROOM_PAUSE = 0.1  # s until accept is tried again; nginx waits 0.5 (accept_mutex_delay), Go 0.005 to 1
+NO_PORT = Address("127.0.0.1", 0)
+"""What stands for both ends of a connection over a Unix socket."""
 
-__all__ = ["Server", "ServerSettings"]
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket; `tls` is spoken on it first, if it isn't None."""
+
+    sock: socket.socket
+    tls: ssl.SSLContext | None
 
 
 class Server:
-    """Listens, and serves whoever comes, on the given reactor. `report` gets one line for each connection."""
+    """Listens, and serves whoever comes, on the given reactor. `report` is told of what goes wrong, `journal` of each
+    connection when it has ended."""
 
-    def __init__(self, reactor: Reactor, settings: ServerSettings, report: Report) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        settings: ServerSettings,
+        report: Report,
+        *,
+        counter: Counter | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self._shared = Shared(
+            reactor,
+            report,
+            journal,
+            counter or Counts.single().worker(0),
+            PipePool(),
+            settings,
+            Upstream(settings.upstream),
+        )
         self._reactor = reactor
-        self._settings = settings
         self._report = report
-        self._pool = PipePool()
-        self._listeners: dict[int, socket.socket] = {}
+        self._listeners: dict[int, Listener] = {}
         self._sessions: set[Session] = set()
-        self._closed = False
+        self._refused: set[Session] = set()
+        self._tunnels: set[TlsTunnel] = set()
+        self._set_limits()
 
     @property
     def session_count(self) -> int:
         """Clients that are there now."""
-        return len(self._sessions)
+        return len(self._sessions) + len(self._refused)
+
+    @property
+    def settings(self) -> ServerSettings:
+        """What it does. New settings are for those who come from now on."""
+        return self._shared.settings
+
+    @settings.setter
+    def settings(self, settings: ServerSettings) -> None:
+        if settings.upstream != self._shared.settings.upstream:  # else what is known of the hops is kept
+            self._shared.upstream = Upstream(settings.upstream)
+        self._shared.settings = settings
+        self._set_limits()
+
+    def _set_limits(self) -> None:
+        limits = self._shared.settings.limits
+        self._shared.counter.limit(total=limits.total, per_user=limits.per_user, per_source=limits.per_source)
 
     def listen(self, address: Address) -> Address:
         """Listen on an address (port 0: any) and return the one that it came to be.
@@ -41,77 +91,138 @@ class Server:
         An IPv6 listener takes IPv6 only; name both `0.0.0.0` and `::` to have both. Raises ConfigError: the address
         can't be had, or is open to others while neither users are known nor `open` is set.
         """
-        if address.host == "localhost":
-            address = Address("127.0.0.1", address.port)
-        family = address.family
-        if family is None:
-            raise ConfigError("--listen", str(address), "an address is needed, not a name")
-        # The unspecified address is loopback for who connects, and everywhere for who listens.
-        everywhere = not any(address.packed)
-        if (everywhere or not address.is_loopback) and not self._settings.users and not self._settings.open:
-            raise ConfigError(
-                "--listen", str(address), "others could use this; name a --user, or say --open if that is meant"
-            )
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((address.host, address.port))
-            sock.listen(socket.SOMAXCONN)
-        except OSError as error:
-            sock.close()
-            raise ConfigError("--listen", str(address), os.strerror(error.errno or 0)) from None
-        self._listeners[sock.fileno()] = sock
-        self._watch(sock)
+        sock = _bound(address, self.settings)
+        self.adopt(sock)
         return Address.of(*sock.getsockname()[:2])
+
+    def adopt(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Serve those who come to a listening socket, which belongs to the server from now on."""
+        sock.setblocking(False)
+        self._watch(Listener(sock, tls))
+
+    def drain(self) -> None:
+        """Listen no more; who is there goes on."""
+        for fd, listener in self._listeners.items():
+            self._reactor.unwatch(fd)
+            listener.sock.close()
+        self._listeners.clear()
 
     def close(self) -> None:
         """Close the listeners and give up all sessions; their relays' ends are reset."""
-        self._closed = True
-        for fd, sock in self._listeners.items():
-            self._reactor.unwatch(fd)
-            sock.close()
-        self._listeners.clear()
-        for session in tuple(self._sessions):
+        self.drain()
+        for session in (*self._sessions, *self._refused):
             session.close()
-        self._pool.close()
+        for tunnel in tuple(self._tunnels):
+            tunnel.close()
+        self._shared.pool.close()
 
-    def _watch(self, sock: socket.socket) -> None:
-        self._reactor.watch(sock.fileno(), READ, lambda events: self._accept(sock))
+    def _watch(self, listener: Listener) -> None:
+        fd = listener.sock.fileno()
+        self._listeners[fd] = listener
+        self._reactor.watch(fd, READ, lambda events: self._accept(listener))
 
-    def _accept(self, sock: socket.socket) -> None:
+    def _accept(self, listener: Listener) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
             try:
-                client, peer = sock.accept()
+                connection, peer = listener.sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in NO_ROOM:
-                    self._pause(sock, error)
+                    self._pause(listener, error)
                     return
                 continue  # ECONNABORTED and what else accept(2) passes on: that one client's trouble
-            self._serve(client, Address.of(*peer[:2]))
+            try:
+                self._serve(listener, connection, peer)
+            except OSError as error:  # reset before it was accepted; or no descriptor is left for its tunnel
+                connection.close()
+                if error.errno in NO_ROOM:
+                    self._pause(listener, error)
+                    return
 
-    def _pause(self, sock: socket.socket, error: OSError) -> None:
+    def _pause(self, listener: Listener, error: OSError) -> None:
         """Leave waiting clients in the queue for a while: the level-triggered listener would spin."""
         self._report.problem(f"accept {error.errno}", f"no room for more clients: {error.strerror}; waiting")
-        self._reactor.unwatch(sock.fileno())
-        self._reactor.call_at(self._reactor.now() + NO_ROOM_PAUSE, lambda: self._resume(sock))
+        self._reactor.unwatch(listener.sock.fileno())
+        self._reactor.call_at(self._reactor.now() + NO_ROOM_PAUSE, lambda: self._resume(listener))
 
-    def _resume(self, sock: socket.socket) -> None:
-        if not self._closed:
-            self._watch(sock)
-            self._accept(sock)
+    def _resume(self, listener: Listener) -> None:
+        if listener.sock.fileno() >= 0:
+            self._watch(listener)
+            self._accept(listener)
 
-    def _serve(self, client: socket.socket, peer: Address) -> None:
-        client.setblocking(False)
-        try:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        except OSError:  # reset before it was accepted
-            client.close()
+    def _serve(self, listener: Listener, connection: socket.socket, peer: object) -> None:
+        """Begin a session. OSError: it can't be, and the connection is the caller's."""
+        connection.setblocking(False)
+        client = _client(connection, peer)
+        over = self._shared.counter.enter(client.peer.host)
+        if over and len(self._refused) >= REFUSED_AT_ONCE:
+            connection.close()
             return
-        self._sessions.add(
-            Session(self._reactor, self._settings, self._report, self._pool, client, peer, self._sessions.discard)
+        tunnel = None
+        try:
+            if listener.tls is not None:
+                tunnel, connection = self._tunnel(connection, listener.tls)
+        except OSError:
+            if not over:
+                self._shared.counter.leave(client.peer.host, None)
+            raise
+        sessions = self._refused if over else self._sessions
+        session = Session(self._shared, connection, client, sessions.discard, over)
+        sessions.add(session)
+        if tunnel is not None:
+            tunnel.on_cut = session.close
+
+    def _tunnel(self, connection: socket.socket, context: ssl.SSLContext) -> tuple[TlsTunnel, socket.socket]:
+        """A tunnel for a connection that speaks TLS, and the session's end of it. OSError."""
+        inner, plain = socket.socketpair()
+        try:
+            tunnel = TlsTunnel(self._reactor, connection, plain, context, self._tunnels.discard)
+        except BaseException:
+            inner.close()
+            plain.close()
+            raise
+        self._tunnels.add(tunnel)
+        inner.setblocking(False)
+        return tunnel, inner
+
+
+def _client(connection: socket.socket, peer: object) -> Client:
+    """Who is at the other end of an accepted connection. OSError: nobody any more."""
+    if connection.family == socket.AF_UNIX or not isinstance(peer, tuple):
+        return Client("", NO_PORT, NO_PORT, NO_PORT.host)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    address, name = _address(*peer[:2]), connection.getsockname()
+    return Client(str(address), address, _address(*name[:2]), name[0])
+
+
+def _address(host: str, port: int) -> Address:
+    """What getpeername(2) or getsockname(2) says, without the scope that a link-local address has."""
+    return Address.of(host.partition("%")[0], port)
+
+
+def _bound(address: Address, settings: ServerSettings) -> socket.socket:
+    """A listening socket, that others can reach only where that is meant. ConfigError."""
+    if address.host == "localhost":
+        address = Address("127.0.0.1", address.port)
+    family = address.family
+    if family is None:
+        raise ConfigError("--listen", str(address), "an address is needed, not a name")
+    # The unspecified address is loopback for who connects, and everywhere for who listens.
+    everywhere = not any(address.packed)
+    if (everywhere or not address.is_loopback) and not settings.users and not settings.open:
+        raise ConfigError(
+            "--listen", str(address), "others could use this; name a --user, or say --open if that is meant"
         )
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(socket.SOMAXCONN)
+    except OSError as error:
+        sock.close()
+        raise ConfigError("--listen", str(address), os.strerror(error.errno or 0)) from None
+    return sock

@@ -27,6 +27,7 @@ class ConnectRace:
     """Attempts to reach one destination. `done(socket, None, "")` or `done(None, cause, words)` is called once, later.
 
     `hosts` gives addresses for names, looked up before any resolver is asked. `timeout` is in seconds, for all of it.
+    Only addresses are tried of which `may_reach` says so.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class ConnectRace:
         hosts: Mapping[str, tuple[str, ...]],
         timeout: float,
         done: Callable[[socket.socket | None, Cause | None, str], None],
+        may_reach: Callable[[Address], bool] = lambda address: True,
     ) -> None:
         self._reactor = reactor
         self._destination = destination
+        self._may_reach = may_reach
         self._done: Callable[[socket.socket | None, Cause | None, str], None] | None = done
         self._left: list[SockAddr] = []
         self._running: dict[int, socket.socket] = {}
@@ -84,6 +87,9 @@ class ConnectRace:
             self._next = None
         while self._left:
             family, address = self._left.pop(0)
+            if not self._may_reach(Address(address[0].partition("%")[0], address[1])):
+                self._failures.append((Cause.NOT_ALLOWED, f"{address[0]}: not to be reached from there"))
+                continue
             try:
                 started = self._start(family, address)
             except OSError as error:

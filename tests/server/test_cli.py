@@ -261,7 +261,7 @@ class TestLife:
         assert server.lines == []
         before, line = log.read_text().splitlines()
         assert before == "before"
-        assert f"-> 127.0.0.1:{web}: connected" in line
+        assert f"-> 127.0.0.1:{web}: ok" in line
 
     def test_more_clients_than_descriptors(self, web: int) -> None:
         request = b"\x04\x01" + web.to_bytes(2, "big") + b"\x7f\0\0\1" + b"\0"

@@ -1,0 +1,197 @@
+"""TLS on a listener: a tunnel between a client that speaks it and a session that doesn't.
+
+Theory of operation. The session has one end of a socket pair, the tunnel the other end (`plain`) and the client's
+connection (`outer`). ssl.SSLObject turns records into bytes and back in memory. Each way has one buffer, and nothing is
+read for it while it has something: that is the back-pressure, so a slow reader holds no more than READ_SIZE here.
+
+Ends. A close_notify of the client's is passed on as the plain end's shutdown; the plain end's end of file becomes
+close_notify and the shutdown of the connection's sending side. A connection that ends without close_notify was perhaps
+cut off (RFC 8446 section 6.1): the session gets a reset, as it does for a real one.
+"""
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+
+from pysocksify.errors import ConfigError
+from pysocksify.reactor import READ, WRITE, Reactor
+from pysocksify.relay import RESET_ON_CLOSE
+
+READ_SIZE = 65536
+
+
+def context(certificate: str, key: str) -> ssl.SSLContext:
+    """A server's context with the certificate chain and the key of these files (PEM). Raises ConfigError."""
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    for path in (certificate, key):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise ConfigError(path, "", error.strerror or str(error)) from None
+    try:
+        made.load_cert_chain(certificate, key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or str(error)
+        raise ConfigError(certificate, "", f"isn't a certificate with the key of {key}: {reason}") from None
+    return made
+
+
+def _no_password() -> bytes:
+    """Asked for when a key is encrypted: nobody is there who could be asked."""
+    raise ValueError("the key has a password")
+
+
+class TlsTunnel:
+    """Owns both sockets. `ended(tunnel)` is called when they are closed, `on_cut` before that if the client's end was
+    cut off."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        outer: socket.socket,
+        plain: socket.socket,
+        context: ssl.SSLContext,
+        ended: Callable[["TlsTunnel"], None],
+    ) -> None:
+        """OSError, ssl.SSLError: the sockets are still the caller's."""
+        plain.setblocking(False)
+        self.on_cut: Callable[[], None] | None = None
+        self._reactor = reactor
+        self._outer, self._plain = outer, plain
+        self._ended: Callable[[TlsTunnel], None] | None = ended
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._shaken = False
+        self._to_plain = b""
+        self._to_outer = b""
+        self._client_ended = False  # close_notify has come
+        self._client_passed = False  # and was passed on
+        self._session_ended = False  # the plain end has no more
+        self._notified = False  # our close_notify is among what goes out
+        self._session_passed = False
+        self._wanted: dict[socket.socket, int | None] = {outer: None, plain: None}
+        self._want(outer, READ)
+
+    def close(self) -> None:
+        """Give up: the client's connection is reset."""
+        if self._outer.fileno() >= 0:
+            self._outer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            self._close()
+
+    def _close(self) -> None:
+        for sock in (self._outer, self._plain):
+            self._want(sock, None)
+            sock.close()
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(self)
+
+    def _on_outer(self, events: int) -> None:
+        try:
+            if events & ~WRITE and not self._to_plain:
+                self._receive()
+            self._flush()
+        except (OSError, ssl.SSLError):  # SSLError is an OSError; named for who reads
+            self._cut()
+
+    def _on_plain(self, events: int) -> None:
+        try:
+            if events & ~WRITE and self._shaken and not self._to_outer and not self._session_ended:
+                data = self._plain.recv(READ_SIZE)
+                if data:
+                    self._tls.write(data)
+                else:
+                    self._session_ended = True
+            self._flush()
+        except BlockingIOError:
+            return
+        except (OSError, ssl.SSLError):  # the session was cut off: so is its client
+            self.close()
+
+    def _receive(self) -> None:
+        try:
+            data = self._outer.recv(READ_SIZE)
+        except BlockingIOError:
+            return
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        self._decrypt()
+
+    def _decrypt(self) -> None:
+        """Take out of the records what there is. SSLError, also for an end without close_notify."""
+        try:
+            if not self._shaken:
+                self._tls.do_handshake()
+                self._shaken = True
+            while len(self._to_plain) < READ_SIZE and not self._client_ended:
+                data = self._tls.read(READ_SIZE)
+                self._to_plain += data
+                self._client_ended = not data
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLZeroReturnError:
+            self._client_ended = True
+
+    def _flush(self) -> None:
+        """Hand over what is held, as far as it's taken, and the ends behind it; then watch for what is needed."""
+        while self._to_plain:
+            sent = _send(self._plain, self._to_plain)
+            self._to_plain = self._to_plain[sent:]
+            if not self._to_plain and not self._client_ended:
+                self._decrypt()
+            if not sent:
+                break
+        if self._session_ended and not self._notified and not self._incoming.pending:
+            self._notified = True
+            with contextlib.suppress(ssl.SSLWantReadError):  # for the client's own, which may come much later
+                self._tls.unwrap()
+        self._to_outer += self._outgoing.read()
+        self._to_outer = self._to_outer[_send(self._outer, self._to_outer) :]
+        if self._client_ended and not self._to_plain and not self._client_passed:
+            self._client_passed = True
+            self._plain.shutdown(socket.SHUT_WR)
+        if self._notified and not self._to_outer and not self._session_passed:
+            self._session_passed = True
+            self._outer.shutdown(socket.SHUT_WR)
+        if self._client_passed and self._session_passed:
+            self._close()
+        else:
+            self._want_what_is_needed()
+
+    def _want_what_is_needed(self) -> None:
+        read_outer = READ if not self._to_plain and not self._client_ended else 0
+        read_plain = READ if self._shaken and not self._to_outer and not self._session_ended else 0
+        self._want(self._outer, read_outer | (WRITE if self._to_outer else 0))
+        self._want(self._plain, read_plain | (WRITE if self._to_plain else 0))
+
+    def _want(self, sock: socket.socket, events: int | None) -> None:
+        """Watch for these events. A Unix socket whose peer is gone says so for ever, so none is no watch."""
+        before, self._wanted[sock] = self._wanted[sock], events or None
+        if before == self._wanted[sock]:
+            return
+        if not events:
+            self._reactor.unwatch(sock.fileno())
+        elif before is None:
+            self._reactor.watch(sock.fileno(), events, self._on_outer if sock is self._outer else self._on_plain)
+        else:
+            self._reactor.modify(sock.fileno(), events)
+
+    def _cut(self) -> None:
+        on_cut, self.on_cut = self.on_cut, None
+        if on_cut is not None:
+            on_cut()
+        self.close()
+
+
+def _send(sock: socket.socket, data: bytes) -> int:
+    """How many bytes the socket takes now."""
+    if not data:
+        return 0
+    try:
+        return sock.send(data)
+    except BlockingIOError:
+        return 0
