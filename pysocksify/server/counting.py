@@ -40,7 +40,7 @@ _EMPTY = bytes(_CELL)
 TOTAL, SOURCE, USER = "total", "source", "user"  # the limits, as enter() and enter_user() name them
 LIMITS = (TOTAL, SOURCE, USER)
 COMMANDS = (*(command.name.lower() for command in Command), "other")
-OUTCOMES = ("ok", "reset", "client_gone", "limit", *(cause.name.lower() for cause in Cause), "other")
+OUTCOMES = ("ok", "reset", "client_gone", *(cause.name.lower() for cause in Cause), "other")
 FAILURES = ("closed", "login", "protocol", "timeout", "other")  # of handshakes, before there is a request
 
 # A region's cells, in their order: the name of a metric and its labels' values.

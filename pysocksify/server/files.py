@@ -23,7 +23,7 @@ from pysocksify.server.users import Users, name_of, readable_by_others, shown
 UNIX = "unix:"
 UNIX_PATH_LIMIT = 107  # bytes: sun_path of unix(7), less the NUL that ends it
 LOG_FORMATS = ("text", "json")
-DRAIN = 30.0  # s; Kubernetes gives a container as long to end (terminationGracePeriodSeconds)
+DRAIN = 0.0  # s; nginx and HAProxy end at once at SIGTERM, too
 COMMANDS = {"connect": Command.CONNECT, "bind": Command.BIND, "udp": Command.UDP_ASSOCIATE}
 ALLOW, DENY = ACTIONS = ("allow", "deny")
 

@@ -51,7 +51,13 @@ UP, LOADED = b"u", b"r"  # from a worker
 class Served(Protocol):
     """What is asked of core.Server here."""
 
-    settings: ServerSettings
+    @property
+    def settings(self) -> ServerSettings:
+        """What it does."""
+
+    @settings.setter
+    def settings(self, settings: ServerSettings) -> None:
+        """Do this from now on."""
 
     @property
     def session_count(self) -> int:
@@ -71,7 +77,7 @@ class Served(Protocol):
 class Job:
     """All that is the same for every process of a server.
 
-    server     makes a process's server
+    server     makes a process's server, which tells its counter the settings' limits
     load       reads the settings anew; raises PysocksifyError for what can't be used
     listeners  are open
     metrics    their port, open; or None
@@ -95,9 +101,7 @@ class Serving:
     def __init__(self, job: Job, settings: ServerSettings, reactor: Reactor, number: int) -> None:
         self._job = job
         self._reactor = reactor
-        self._counter = job.counts.worker(number)
-        self._limit(settings)
-        self._server = job.server(reactor, settings, self._counter)
+        self._server = job.server(reactor, settings, job.counts.worker(number))
         for sock, tls in job.listeners.of(number):
             self._server.adopt(sock, tls)
         self._until: float | None = None
@@ -107,7 +111,6 @@ class Serving:
         settings = loaded(self._job)
         if settings is None:
             return False
-        self._limit(settings)
         self._server.settings = settings
         return True
 
@@ -130,10 +133,6 @@ class Serving:
             self._reactor.stop()
         else:
             self._reactor.call_at(min(now + DRAIN_LOOK, self._until), self._look)
-
-    def _limit(self, settings: ServerSettings) -> None:
-        limits = settings.limits
-        self._counter.limit(total=limits.total, per_user=limits.per_user, per_source=limits.per_source)
 
 
 def loaded(job: Job) -> ServerSettings | None:
