@@ -1,5 +1,6 @@
 """The command `pysocksify-server`."""
 
+import contextlib
 import os
 import sys
 from typing import Any
@@ -12,9 +13,23 @@ from pysocksify.server import serving
 from pysocksify.server.journal import FORMATS
 
 NAME = "pysocksify-server"
-SECONDS = click.FloatRange(min=0, min_open=True, max=86400)
 COUNT = click.IntRange(min=1)
 WORKERS_LIMIT = 256
+
+
+class Seconds(click.FloatRange):
+    """A time of a day at most. `nan`, which is within any range, is no number here."""
+
+    name = "number of seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or click's own refusal."""
+        if str(value).strip().lower().lstrip("+-") == "nan":
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+SECONDS = Seconds(min=0, min_open=True, max=86400)
 
 
 def main() -> None:
@@ -40,7 +55,8 @@ def main() -> None:
 def fail(reason: str) -> None:
     """Say in one line why nothing is served, and exit as a command that couldn't start does."""
     line = " ".join(reason.split())
-    print(f"{NAME}: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # standard error may be what fails
+        print(f"{NAME}: {line}", file=sys.stderr, flush=True)
     sys.exit(PysocksifyError.exit_status)
 
 
@@ -114,7 +130,7 @@ def fail(reason: str) -> None:
 )
 @click.option(
     "--drain",
-    type=click.FloatRange(min=0, max=86400),
+    type=Seconds(min=0, max=86400),
     metavar="SECONDS",
     help="After SIGTERM or SIGINT accept nobody, and let connections end for so long (0). A second signal ends them.",
 )
