@@ -1,85 +1,37 @@
 """The server inside this process, spoken to with bytes written by hand from the specifications."""
 
-import gc
-import os
-import queue
 import socket
 import struct
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 
 import pytest
 
 from pysocksify.address import Address
 from pysocksify.errors import ConfigError
-from pysocksify.reactor import READ, Reactor
+from pysocksify.reactor import Reactor
 from pysocksify.report import Report
 from pysocksify.server import Limits, Server, ServerSettings, Users
-from pysocksify.server.journal import Journal
-
-LIMIT = 20.0  # s for anything that has to happen
-PAYLOAD = b"early payload"
-
-
-class Running:
-    """A server on a loopback port, in a thread of its own."""
-
-    def __init__(self, settings: ServerSettings, host: str = "127.0.0.1") -> None:
-        self.lines: list[str] = []
-        self._reactor = Reactor()
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._wake, self._woken = socket.socketpair()
-        self._reactor.watch(self._woken.fileno(), READ, self._call)
-        journal = Journal(self.lines.append)
-        self.server = Server(self._reactor, settings, Report(self.lines.append, 2), journal=journal)
-        self.address = self.server.listen(Address(host, 0))
-        self._thread = threading.Thread(target=self._reactor.run)
-        self._thread.start()
-
-    def _call(self, events: int) -> None:
-        self._woken.recv(1)
-        self._calls.get()()
-
-    def in_loop(self, function: Callable[[], None]) -> None:
-        """Run a function in the server's thread and wait for its end."""
-        done = threading.Event()
-
-        def call() -> None:
-            function()
-            done.set()
-
-        self._calls.put(call)
-        self._wake.send(b"x")
-        assert done.wait(LIMIT)
-
-    def until(self, condition: Callable[[], object]) -> None:
-        """Wait until something that the loop brings about is so."""
-        end = time.monotonic() + LIMIT
-        while not condition():
-            assert time.monotonic() < end, "it didn't happen in time"
-            self.in_loop(lambda: None)
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection((self.address.host, self.address.port), timeout=LIMIT)
-
-    def stop(self) -> None:
-        self.in_loop(self.server.close)
-        self.in_loop(self._reactor.stop)
-        self._thread.join(LIMIT)
-        self._reactor.close()
-        self._wake.close()
-        self._woken.close()
-
-
-@contextmanager
-def running(settings: ServerSettings | None = None, host: str = "127.0.0.1") -> Iterator[Running]:
-    server = Running(settings or ServerSettings(), host)
-    try:
-        yield server
-    finally:
-        server.stop()
+from tests.server.running import (
+    CASES,
+    ECHO,
+    LIMIT,
+    LOOPBACK,
+    PAYLOAD,
+    descriptors,
+    each_protocol,
+    http,
+    login,
+    port,
+    receive,
+    receive_all,
+    receive_head,
+    receive_reply,
+    running,
+    socks4,
+    socks4a,
+    socks5,
+    socks5_name,
+)
 
 
 @pytest.fixture
@@ -107,73 +59,6 @@ def black_hole() -> Iterator[int]:
         listener.listen(0)
         filler.connect(listener.getsockname())
         yield listener.getsockname()[1]
-
-
-def receive(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = sock.recv(size - len(data))
-        assert piece, f"an end after {data!r}"
-        data += piece
-    return data
-
-
-def receive_head(sock: socket.socket) -> bytes:
-    data = b""
-    while not data.endswith(b"\r\n\r\n"):
-        data += receive(sock, 1)
-    return data
-
-
-def receive_all(sock: socket.socket) -> bytes:
-    data = b""
-    while piece := sock.recv(65536):
-        data += piece
-    return data
-
-
-def port(number: int) -> bytes:
-    return struct.pack("!H", number)
-
-
-LOOPBACK = b"\x7f\x00\x00\x01"
-
-
-def socks4(number: int, host: bytes = LOOPBACK) -> bytes:
-    return b"\x04\x01" + port(number) + host + b"Fred\0"
-
-
-def socks4a(number: int, name: bytes = b"echo.test") -> bytes:
-    return b"\x04\x01" + port(number) + b"\0\0\0\1" + b"\0" + name + b"\0"
-
-
-def socks5(number: int, address: bytes = b"\x01" + LOOPBACK, cmd: int = 1) -> bytes:
-    return b"\x05\x01\x00" + b"\x05" + bytes([cmd]) + b"\x00" + address + port(number)
-
-
-def socks5_name(number: int, name: bytes = b"Echo.TEST") -> bytes:
-    return socks5(number, b"\x03" + bytes([len(name)]) + name)
-
-
-def http(number: int, host: bytes = b"echo.test", extra: bytes = b"") -> bytes:
-    authority = host + b":%d" % number
-    return b"CONNECT " + authority + b" HTTP/1.1\r\nHost: " + authority + b"\r\n" + extra + b"\r\n"
-
-
-CASES = {
-    "socks4": (socks4, 8, b"\x00\x5a"),
-    "socks4a": (socks4a, 8, b"\x00\x5a"),
-    "socks5": (socks5, 12, b"\x05\x00\x05\x00\x00\x01"),
-    "socks5 name": (socks5_name, 12, b"\x05\x00\x05\x00\x00\x01"),
-    "http": (http, None, b"HTTP/1.1 200"),
-}
-ECHO = {"echo.test": ("127.0.0.1",)}
-each_protocol = pytest.mark.parametrize("protocol", CASES)
-
-
-def receive_reply(client: socket.socket, protocol: str) -> bytes:
-    size = CASES[protocol][1]
-    return receive_head(client) if size is None else receive(client, size)
 
 
 class TestConnect:
@@ -272,11 +157,6 @@ class TestConnect:
             server.until(lambda: not server.server.session_count)
             server.in_loop(server.server.close)
             assert descriptors() <= before
-
-
-def descriptors() -> int:
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
 
 
 FAILURES = {
@@ -393,10 +273,6 @@ class TestFailures:
 
 USERS = {b"alice": b"s:cret \xff", b"bob": b"b"}
 LOCKED = ServerSettings(users=Users.plain(USERS), hosts=ECHO)
-
-
-def login(name: bytes, password: bytes) -> bytes:
-    return b"\x01" + bytes([len(name)]) + name + bytes([len(password)]) + password
 
 
 class TestLogin:
