@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-import ssl
 from dataclasses import dataclass
 
 from pysocksify.address import Address
@@ -16,7 +15,12 @@ from pysocksify.server.counting import Counter, Counts
 from pysocksify.server.journal import Journal
 from pysocksify.server.session import Client, Session, Shared
 from pysocksify.server.settings import ServerSettings
-from pysocksify.server.tls import TlsTunnel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+
+    from pysocksify.server.tls import TlsTunnel
 
 ACCEPTED_AT_ONCE = 64  # in one round of the loop, so that a flood of clients doesn't stop the relays
 REFUSED_AT_ONCE = 256  # clients over a limit that are told so at the same time; what comes beyond that is reset
@@ -31,7 +35,7 @@ class Listener:
     """A listening socket; `tls` is spoken on it first, if it isn't None."""
 
     sock: socket.socket
-    tls: ssl.SSLContext | None
+    tls: "ssl.SSLContext | None"
 
 
 class Server:
@@ -95,7 +99,7 @@ class Server:
         self.adopt(sock)
         return Address.of(*sock.getsockname()[:2])
 
-    def adopt(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+    def adopt(self, sock: socket.socket, tls: "ssl.SSLContext | None" = None) -> None:
         """Serve those who come to a listening socket, which belongs to the server from now on."""
         sock.setblocking(False)
         self._watch(Listener(sock, tls))
@@ -173,8 +177,10 @@ class Server:
         if tunnel is not None:
             tunnel.on_cut = session.close
 
-    def _tunnel(self, connection: socket.socket, context: ssl.SSLContext) -> tuple[TlsTunnel, socket.socket]:
+    def _tunnel(self, connection: socket.socket, context: "ssl.SSLContext") -> "tuple[TlsTunnel, socket.socket]":
         """A tunnel for a connection that speaks TLS, and the session's end of it. OSError."""
+        from pysocksify.server.tls import TlsTunnel  # here: few listeners speak it
+
         inner, plain = socket.socketpair()
         try:
             tunnel = TlsTunnel(self._reactor, connection, plain, context, self._tunnels.discard)
