@@ -28,12 +28,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """`users`: with any, nobody gets in without one; SOCKS4, which has no password, only by `identd`.
+    """`users`: with any, nobody gets in without one; SOCKS4, which has no password, never.
 
     hosts       addresses for names, looked up before any resolver is asked
     open        listen for others although there are no users
     access      who may reach what
-    identd      a SOCKS4 client's user id is checked with its identd (RFC 1413)
+    identd      a SOCKS4 client's user id is checked with its identd (RFC 1413), and is a user's name for `access` then
     upstream    the chains, and the rules that choose one; None: everything is direct
     """
 
