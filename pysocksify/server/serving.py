@@ -18,9 +18,10 @@ from pysocksify.server.counting import Counter, Counts
 from pysocksify.server.journal import Journal
 from pysocksify.server.listening import Listeners
 from pysocksify.server.metrics import Metrics
+from pysocksify.server.process import Alone, Job
 from pysocksify.server.settings import ServerSettings
 from pysocksify.server.users import LOGIN_LIMIT
-from pysocksify.server.workers import Alone, Job, Master
+from pysocksify.server.workers import Master
 
 DEFAULT_LISTEN = "127.0.0.1:1080"
 

@@ -29,9 +29,10 @@ from pysocksify.server.counting import Counter, Counts
 from pysocksify.server.files import Listen
 from pysocksify.server.listening import Listeners
 from pysocksify.server.metrics import Metrics
+from pysocksify.server.process import Alone, Job
 from pysocksify.server.settings import Limits, ServerSettings
 from pysocksify.server.systemd import Notifier
-from pysocksify.server.workers import Alone, Job, Master
+from pysocksify.server.workers import Master
 
 LIMIT = 20
 ROOT = Path(__file__).parents[2]
