@@ -155,6 +155,15 @@ class Link:
         """
         self._took = took
 
+    def await_target(self) -> None:
+        """Wait for the target's end and reap it, where nothing is to be served."""
+        poller = select.poll()
+        poller.register(self.child_events, select.POLLIN)
+        self.reap()
+        while not self.target_ended:
+            poller.poll()
+            self.reap()
+
     def reap(self) -> None:
         """Take the status of every child that has one, and tell the front of the target's."""
         read_signals(self.child_events)

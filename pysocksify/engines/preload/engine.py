@@ -12,6 +12,7 @@ import select
 from pysocksify import program
 from pysocksify.config import Config
 from pysocksify.engines.handover import wire
+from pysocksify.engines.handover.place import Place
 from pysocksify.engines.preload import fit
 from pysocksify.kernel import Kernel
 
@@ -19,7 +20,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysocksify.supervisor.processes import Link
 
-BACKLOG = 4096
 SHORT_RUN = 5  # milliseconds; /bin/true takes one
 
 
@@ -31,35 +31,31 @@ class PreloadEngine:
         self._kernel = kernel
 
     def before_fork(self) -> None:
-        """Listen, on a name that the kernel gives (unix(7), autobind), and roll the token."""
-        self._token = os.urandom(wire.TOKEN_SIZE)
-        self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK)
-        self._listener.bind("")
-        self._listener.listen(BACKLOG)
+        """Make the place where the shim hands over."""
+        self._place = Place()
 
     def in_front(self) -> None:
         """Let go of the socket: it's to end with the supervisor."""
-        self._listener.close()
+        self._place.close()
 
     def in_target(self, command: list[str]) -> None:
         """Say in the environment where the shim is and whom it asks. OSError: it can't be loaded here."""
-        name = self._listener.getsockname()
-        self._listener.close()
         path = program.find_program(command[0])
         own = fit.object_for(program.kind(path).loader if path else "")
         if not os.access(own, os.R_OK):
             raise OSError(errno.EACCES, f"the shim {own} can't be read by this user")
         others = [entry for entry in os.environ.get(wire.PRELOAD, "").replace(" ", ":").split(":") if entry]
         os.environ[wire.PRELOAD] = ":".join([own, *(entry for entry in others if wire.SHIM not in entry)])
-        os.environ[wire.VARIABLE] = wire.variable(name[1:], self._token)
+        self._place.tell()
+        self._place.close()
 
     def in_supervisor(self, link: "Link") -> None:
         """Serve until no descendant of the target is left and all relays are through."""
-        if _ends_at_once(self._listener, link):
+        if _ends_at_once(self._place.listener, link):
             return
         from pysocksify.engines.preload.serving import serve  # here: the target starts while this is imported
 
-        serve(self._config, self._kernel, self._listener, self._token, link)
+        serve(self._config, self._kernel, self._place.listener, self._place.token, link)
 
 
 def _ends_at_once(listener: _socket.socket, link: "Link") -> bool:

@@ -60,19 +60,19 @@ class PtraceEngine:
             tracer.seize(link.target)
         except OSError as error:
             self._mine.send(REFUSED + f"ptrace(2): {fit.words(error.errno or 0, link.target)}".encode())
-            _await_target(link)
+            link.await_target()
             return
         self._mine.send(GO)
         said = self._mine.recv(256)
         if not said:  # the target has failed, and has said so
-            _await_target(link)
+            link.await_target()
             return
         if said[:1] == PLAIN:
             try:
                 tracer.interrupt(link.target)  # it stops before it returns from waiting for what follows
                 self._mine.send(GO)
             except (ProcessLookupError, BrokenPipeError):  # it was killed
-                _await_target(link)
+                link.await_target()
                 return
         self._mine.close()
         if said == INSTALLED and _ends_at_once(link):
@@ -97,12 +97,3 @@ def _ends_at_once(link: "Link") -> bool:
         return False
     link.reap()
     return not link.descendants_left
-
-
-def _await_target(link: "Link") -> None:
-    poller = select.poll()
-    poller.register(link.child_events, select.POLLIN)
-    link.reap()
-    while not link.target_ended:
-        poller.poll()
-        link.reap()

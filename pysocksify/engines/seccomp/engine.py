@@ -70,7 +70,7 @@ class SeccompEngine:
         self._targets.close()
         data, ancillary, _, _ = self._mine.recvmsg(1, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
         if not data:  # the target couldn't install the filter, and has said so
-            _await_target(link)
+            link.await_target()
             return
         listener = int.from_bytes(ancillary[0][2][:4], "little")
         self._mine.send(b"g")
@@ -105,14 +105,5 @@ def _ends_at_once(listener: int, link: "Link") -> bool:
     events = poller.poll(SHORT_RUN)
     if not events or events[0][1] & select.POLLIN:
         return False
-    _await_target(link)
+    link.await_target()
     return True
-
-
-def _await_target(link: "Link") -> None:
-    poller = select.poll()
-    poller.register(link.child_events, select.POLLIN)
-    link.reap()
-    while not link.target_ended:
-        poller.poll()
-        link.reap()
