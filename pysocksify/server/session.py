@@ -134,8 +134,8 @@ class Session:
     def _account(self) -> None:
         """Count and write down what it came to."""
         shared, request = self._shared, self._request
-        if not self._over:
-            shared.counter.leave(self._client.peer.host, self._user)
+        if not self._over:  # a user is counted when there's a request, not at the login
+            shared.counter.leave(self._client.peer.host, None if request is None else self._user)
         up, down = self._bytes
         if request is None:
             shared.counter.handshake_failed(self._failure)
