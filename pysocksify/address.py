@@ -189,7 +189,7 @@ def _canonical_name(name: str) -> str:
     for character in name:
         if character < " " or character == "\x7f" or character in _FORBIDDEN:
             raise ValueError(f"{name!a} is not a host name: it holds {character!a}")
-    if name.startswith(".") or ".." in name:
+    if name.startswith(".") or name.endswith(".") or ".." in name:
         raise ValueError(f"{name!a} is not a host name: a part of it is empty")
     try:
         sockets.inet_aton(name)

@@ -47,6 +47,8 @@ def test_hosts(host: str, canonical: str, family: int | None) -> None:
         ("", "empty"),
         (".", "empty"),
         ("a..b", "part of it is empty"),
+        ("a..", "part of it is empty"),
+        ("127.0.0.1..", "part of it is empty"),
         (".a", "part of it is empty"),
         ("a" * 256, "256 bytes"),
         ("a b", "holds ' '"),
