@@ -235,7 +235,10 @@ class Request:
         try:
             destination = yield from decode_address(head[3], "the SOCKS5 request")
         except ValueError as error:
-            raise RemoteProtocolError(f"the SOCKS5 request's destination: {error}") from None
+            if head[1] != Command.UDP_ASSOCIATE:
+                raise RemoteProtocolError(f"the SOCKS5 request's destination: {error}") from None
+            # Where the client will send from, not where to. PySocks says the name "0" when it doesn't know.
+            destination = UNSPECIFIED
         return cls(cmd=Command(head[1]), destination=destination)
 
 

@@ -58,6 +58,13 @@ def test_messages(message: Message, data: bytes, section: str) -> None:
 
 def test_what_is_only_read() -> None:
     assert read(LoginStatus.decode(), bytes.fromhex("05 00")) == LoginStatus(status=0)
+
+
+@pytest.mark.parametrize("name", [b"0", b"", b"a b"])
+def test_udp_associate_with_a_name_that_is_none(name: bytes) -> None:
+    """RFC 1928 section 4 has all zeros there when the client doesn't know; "0" is PySocks'."""
+    data = b"\x05\x03\x00\x03" + bytes([len(name)]) + name + b"\x1f\x90"
+    check_good(Request.decode, data, Request(cmd=Command.UDP_ASSOCIATE, destination=Address("0.0.0.0", 0)))
     assert read(Request.decode(), bytes.fromhex("05 01 EE") + V4_BYTES) == Request(cmd=Command(1), destination=V4)
     assert read(Reply.decode(), bytes.fromhex("05 00 EE") + V4_BYTES) == Reply(rep=Rep(0), bound=V4)
     named_by_address = bytes.fromhex("05 01 00 03 09") + b"192.0.2.1" + bytes.fromhex("00 50")

@@ -71,6 +71,7 @@ def requests() -> Iterator[Line]:
             request = bytes((5, command, 0)) + host
             yield Line(name, open_to_all, b"\x05\x01\x00" + request)
             yield Line(f"{name} with login", members_only, b"\x05\x02\x00\x02" + LOGIN + request)
+    yield Line("socks5 udp_associate of no name", open_to_all, b"\x05\x01\x00\x05\x03\x00\x03\x010\x80\x00")
     yield Line("http", open_to_all, HEAD + b"\r\n")
     yield Line("http with a login nobody asked for", open_to_all, HEAD + BASIC + b"\r\n")
     yield Line("http with login", members_only, HEAD + BASIC + b"\r\n")
@@ -91,7 +92,7 @@ def refused() -> Iterator[Line]:
         ("socks5 unknown methods", b"\x05\x02\x01\x03"),
         ("socks5 request of another version", greeting + b"\x04\x01\x00\x01"),
         ("socks5 unknown address type", greeting + b"\x05\x01\x00\x05"),
-        ("socks5 empty name", greeting + b"\x05\x03\x00\x03\x00\x00\x50"),
+        ("socks5 empty name", greeting + b"\x05\x01\x00\x03\x00\x00\x50"),
         ("socks5 name that is none", greeting + b"\x05\x02\x00\x03\x03a b\x00\x50"),
         ("http GET", b"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("http without port", b"CONNECT a HTTP/1.1\r\n\r\n"),
