@@ -28,6 +28,6 @@ def test_killed_supervisor(
     child.tell("")
     assert child.wait(10) != 0
     assert child.log.count("connected") == 1
-    assert "supervisor" in child.log, child.log
+    child.wait_line("supervisor")
     assert not [event for event in target.log.since(mark) if event.what == "connected"]
     assert lab_town.direct() == direct

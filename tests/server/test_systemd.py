@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -71,11 +72,11 @@ def started(*socks: socket.socket | int, pid_off: int = 0, names: str | None = N
     return result.stdout.splitlines()
 
 
-def above(sock: socket.socket) -> int:
-    """A duplicate of a socket's descriptor that is no number which the shell puts another at."""
+def above(file: socket.socket | BinaryIO) -> int:
+    """A duplicate of a file's descriptor that is no number which the shell puts another at."""
     import fcntl
 
-    return fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, 20)
+    return fcntl.fcntl(file.fileno(), fcntl.F_DUPFD, 20)
 
 
 class TestActivation:
@@ -108,11 +109,10 @@ class TestActivation:
                 reason = "LISTEN_FDS: descriptor 3: is no listening stream socket (ListenStream=)"
                 assert started(fd) == [reason, "[]"]
                 os.close(fd)
-        null = os.open(os.devnull, os.O_RDONLY)
-        high = os.dup2(null, 21)
-        assert "descriptor 3: Socket operation on non-socket" in started(high)[0]
-        os.close(null)
-        os.close(high)
+        with open(os.devnull, "rb") as null:
+            high = above(null)
+            assert "descriptor 3: Socket operation on non-socket" in started(high)[0]
+            os.close(high)
 
 
 def test_units(tmp_path: Path) -> None:
