@@ -2,7 +2,8 @@
 
 Read core.py (listeners), session.py (one client), then what a client may ask for: connect.py (with happy_eyeballs.py),
 bind.py and associate.py. Who may: users.py, identd.py, access.py. What it does is settings.py, from files.py and cli.py
-(the command); how it is run: workers.py, counting.py, journal.py, metrics.py, systemd.py.
+(the command). How it is run: serving.py, with listening.py and ports.py (sockets, tls.py), process.py or workers.py (
+one process, several), signals.py, systemd.py. What it counts and tells: counting.py, metrics.py, journal.py.
 """
 
 from pysocksify.server.core import Server

@@ -1,15 +1,14 @@
 """The server's listeners. No state is outside a Server, so that one can run inside another program's reactor."""
 
 import errno
-import os
 import socket
 from dataclasses import dataclass
 
 from pysocksify.address import Address
-from pysocksify.errors import ConfigError
 from pysocksify.reactor import READ, Reactor
 from pysocksify.relay import PipePool
 from pysocksify.report import Report
+from pysocksify.server import ports
 from pysocksify.server.connect import Upstream
 from pysocksify.server.counting import Counter, Counts
 from pysocksify.server.journal import Journal
@@ -95,7 +94,9 @@ class Server:
         An IPv6 listener takes IPv6 only; name both `0.0.0.0` and `::` to have both. Raises ConfigError: the address
         can't be had, or is open to others while neither users are known nor `open` is set.
         """
-        sock = _bound(address, self.settings)
+        address = ports.numeric(address)
+        ports.check(address, self.settings)
+        (sock,) = ports.listening(address)
         self.adopt(sock)
         return Address.of(*sock.getsockname()[:2])
 
@@ -105,7 +106,12 @@ class Server:
         self._watch(Listener(sock, tls))
 
     def drain(self) -> None:
-        """Listen no more; who is there goes on."""
+        """Listen no more; who is there, or waits in the queue already, goes on."""
+        for listener in tuple(self._listeners.values()):
+            self._accept(listener)
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
         for fd, listener in self._listeners.items():
             self._reactor.unwatch(fd)
             listener.sock.close()
@@ -113,7 +119,7 @@ class Server:
 
     def close(self) -> None:
         """Close the listeners and give up all sessions; their relays' ends are reset."""
-        self.drain()
+        self._stop_listening()
         for session in (*self._sessions, *self._refused):
             session.close()
         for tunnel in tuple(self._tunnels):
@@ -206,29 +212,3 @@ def _client(connection: socket.socket, peer: object) -> Client:
 def _address(host: str, port: int) -> Address:
     """What getpeername(2) or getsockname(2) says, without the scope that a link-local address has."""
     return Address.of(host.partition("%")[0], port)
-
-
-def _bound(address: Address, settings: ServerSettings) -> socket.socket:
-    """A listening socket, that others can reach only where that is meant. ConfigError."""
-    if address.host == "localhost":
-        address = Address("127.0.0.1", address.port)
-    family = address.family
-    if family is None:
-        raise ConfigError("--listen", str(address), "an address is needed, not a name")
-    # The unspecified address is loopback for who connects, and everywhere for who listens.
-    everywhere = not any(address.packed)
-    if (everywhere or not address.is_loopback) and not settings.users and not settings.open:
-        raise ConfigError(
-            "--listen", str(address), "others could use this; name a --user, or say --open if that is meant"
-        )
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((address.host, address.port))
-        sock.listen(socket.SOMAXCONN)
-    except OSError as error:
-        sock.close()
-        raise ConfigError("--listen", str(address), os.strerror(error.errno or 0)) from None
-    return sock

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 
 from pysocksify.address import Address
 from pysocksify.errors import ConfigError
+from pysocksify.server import ports
 from pysocksify.server.files import UNIX, Listen
+from pysocksify.server.ports import OPTION
 from pysocksify.server.settings import ServerSettings
 from pysocksify.server.systemd import Inherited
 
 if TYPE_CHECKING:
     import ssl
 
-OPTION = "--listen"
 TLS = "tls:"
 UNIX_MODE = 0o600
 PROBE_LIMIT = 1.0  # s, for a connection to a Unix socket that may be a dead server's
-NOT_OPEN = "others could use this; name a --user or --users, or say --open if that is meant"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +84,9 @@ class Listeners:
 
     def check(self, settings: ServerSettings) -> None:
         """Raise ConfigError when others could use the server who aren't meant to."""
-        if settings.users or settings.open:
-            return
         for listener in self._all:
-            if listener.address is not None and is_public(listener.address):
-                raise ConfigError(OPTION, str(listener.address), NOT_OPEN)
+            if listener.address is not None:
+                ports.check(listener.address, settings)
 
     def reload(self) -> None:
         """Read the certificates anew. Raises ConfigError, and then all are as before."""
@@ -141,39 +139,11 @@ def parse(text: str, certificate: str, key: str) -> Listen:
     return listen
 
 
-def is_public(address: Address) -> bool:
-    """Whether others than this machine reach who listens there. The unspecified address, which means loopback to who
-    connects, means everywhere to who listens."""
-    return not any(address.packed) or not address.is_loopback
-
-
 def _internet(address: Address, workers: int, tls: "ssl.SSLContext | None") -> Listener:
     """IPv6 sockets take IPv6 only: `0.0.0.0` and `::` are both to be named to have both."""
-    if address.host == "localhost":
-        address = Address("127.0.0.1", address.port)
-    family = address.family
-    if family is None:
-        raise ConfigError(OPTION, str(address), "an address is needed, not a name")
-    sockets: list[socket.socket] = []
-    bound = address
-    try:
-        for _ in range(workers):
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if workers > 1:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((bound.host, bound.port))
-            bound = Address.of(*sock.getsockname()[:2])
-        for sock in sockets:
-            sock.listen(socket.SOMAXCONN)
-    except OSError as error:
-        for sock in sockets:
-            sock.close()
-        raise ConfigError(OPTION, str(address), os.strerror(error.errno or 0)) from None
-    return Listener(name=str(bound), address=bound, sockets=tuple(sockets), tls=tls)
+    sockets = ports.listening(ports.numeric(address), workers)
+    bound = Address.of(*sockets[0].getsockname()[:2])
+    return Listener(name=str(bound), address=bound, sockets=sockets, tls=tls)
 
 
 def _unix(path: str, mode: int, tls: "ssl.SSLContext | None") -> Listener:

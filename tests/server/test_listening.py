@@ -14,7 +14,8 @@ import pytest
 from pysocksify.address import Address
 from pysocksify.errors import ConfigError
 from pysocksify.server.files import Listen
-from pysocksify.server.listening import Listeners, is_public, parse
+from pysocksify.server.listening import Listeners, parse
+from pysocksify.server.ports import is_public
 from pysocksify.server.settings import ServerSettings
 from pysocksify.server.systemd import Inherited
 from pysocksify.server.users import Users

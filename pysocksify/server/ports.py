@@ -1,0 +1,57 @@
+"""Listening TCP sockets, and who can reach them."""
+
+import os
+import socket
+
+from pysocksify.address import Address
+from pysocksify.errors import ConfigError
+from pysocksify.server.settings import ServerSettings
+
+OPTION = "--listen"
+
+
+def is_public(address: Address) -> bool:
+    """Whether others than this machine reach who listens there. The unspecified address, which means loopback to who
+    connects, means everywhere to who listens."""
+    return not any(address.packed) or not address.is_loopback
+
+
+def check(address: Address, settings: ServerSettings) -> None:
+    """Raise ConfigError when others could use a server there who aren't meant to."""
+    if is_public(address) and not settings.users and not settings.open:
+        reason = "others could use this; name a --user or --users, or say --open if that is meant"
+        raise ConfigError(OPTION, str(address), reason)
+
+
+def numeric(address: Address) -> Address:
+    """The address to listen on, which isn't a name but `localhost`. Raises ConfigError."""
+    if address.host == "localhost":
+        return Address("127.0.0.1", address.port)
+    if address.is_name:
+        raise ConfigError(OPTION, str(address), "an address is needed, not a name")
+    return address
+
+
+def listening(address: Address, count: int = 1) -> tuple[socket.socket, ...]:
+    """So many sockets that listen on one address (port 0: any one, the same for all), among which the kernel spreads
+    the clients (SO_REUSEPORT, socket(7)). IPv6 sockets take IPv6 only. Raises ConfigError."""
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            family = address.family or socket.AF_INET
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if count > 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address.host, address.port))
+            address = Address.of(*sock.getsockname()[:2])
+        for sock in sockets:
+            sock.listen(socket.SOMAXCONN)
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise ConfigError(OPTION, str(address), os.strerror(error.errno or 0)) from None
+    return tuple(sockets)
