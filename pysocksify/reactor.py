@@ -34,6 +34,7 @@ T = TypeVar("T")
 READ, WRITE = 1, 4  # EPOLLIN, EPOLLOUT (sys/epoll.h)
 SPIN = 100e-6  # seconds; the kernel's own busy polling takes 50 µs for a good value (net.core.busy_read, socket(7))
 SPINS_LEFT_OUT = 1024  # after spins that were in vain, as many waits at the most go without one
+TIMERS_KEPT = 128  # so many aren't worth a look at which were cancelled
 BLOCKING_CALLS_AT_ONCE = 32  # as asyncio's default executor has on a large machine; getaddrinfo mostly waits
 
 
@@ -225,6 +226,7 @@ class Reactor:
         self._batch = 0
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_count = 0
+        self._timers_kept = TIMERS_KEPT
         self._soon: deque[Callable[[], None]] = deque()
         self._spin_until = 0.0
         self._spins_failed = 0
@@ -257,6 +259,8 @@ class Reactor:
         """Call `callback()` at `when` (monotonic seconds)."""
         timer = Timer(when, callback)
         self._timer_count += 1
+        if len(self._timers) >= self._timers_kept:
+            self._drop_cancelled()
         heapq.heappush(self._timers, (when, self._timer_count, timer))
         return timer
 
@@ -339,6 +343,12 @@ class Reactor:
         if not timers:
             return -1
         return max(0.0, timers[0][0] - time.monotonic())
+
+    def _drop_cancelled(self) -> None:
+        """Most are limits that are cancelled long before their time: there are never more of those than of others."""
+        self._timers[:] = [entry for entry in self._timers if entry[2].callback is not None]
+        heapq.heapify(self._timers)
+        self._timers_kept = max(TIMERS_KEPT, 2 * len(self._timers))
 
     def _run_timers(self) -> None:
         now, timers = time.monotonic(), self._timers

@@ -22,7 +22,6 @@ nothing it isn't waited for again before something was read.
 import os
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -114,7 +113,7 @@ class Flow:
         self._pool = pool
         self._pipe: tuple[int, int] | None = None
         self._held = 0  # bytes in the pipe
-        self._copies: deque[tuple[bytes, int]] = deque()  # (bytes, flags); never beside a pipe
+        self._copies: list[tuple[bytes, int]] = []  # (bytes, flags), two at the most; never beside a pipe
         if first:
             self._copies.append((first, 0))
 
@@ -178,7 +177,7 @@ class Flow:
                 size = self.sink.send(data, flags)
                 self.count += size
                 if size == len(data):
-                    self._copies.popleft()
+                    del self._copies[0]
                 else:
                     self._copies[0] = (data[size:], flags)
             while self._held and self._pipe is not None:
@@ -219,6 +218,20 @@ class Relay:
     called once, after both sockets were closed, never from within the constructor. `drained` is called when all that
     `a` ever sent, and its end, has been handed to `b`'s kernel buffer (or can't be any more).
     """
+
+    __slots__ = (
+        "_a",
+        "_b",
+        "_cut",
+        "_deadline",
+        "_done",
+        "_drained",
+        "_reactor",
+        "_timer",
+        "_wanted",
+        "a_to_b",
+        "b_to_a",
+    )
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """The event loop: watches, timers, threads, tasks, and descriptor numbers that are used again."""
 
+import gc
 import os
 import socket
 import threading
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pysocksify.reactor import READ, WRITE, InThread, Pause, Reactor, Ready, Steps, Task
+from pysocksify.reactor import READ, TIMERS_KEPT, WRITE, InThread, Pause, Reactor, Ready, Steps, Task, Timer
 
 
 @pytest.fixture
@@ -140,6 +141,17 @@ class TestTimers:
         reactor.run()
         assert seen == ["sooner", "later"]
         assert reactor.now() >= now + 0.02
+
+    def test_cancelled_ones_are_not_kept_until_their_time(self, reactor: Reactor) -> None:
+        seen: list[str] = []
+        now = reactor.now()
+        reactor.call_at(now + 0.02, ending(reactor, lambda: seen.append("in time")))
+        for number in range(10 * TIMERS_KEPT):
+            reactor.call_at(now + 1000 + number % 7, lambda: None).cancel()
+        gc.collect()
+        assert sum(isinstance(thing, Timer) for thing in gc.get_objects()) <= TIMERS_KEPT
+        reactor.run()
+        assert seen == ["in time"]
 
     def test_cancelled(self, reactor: Reactor) -> None:
         seen: list[str] = []
