@@ -39,6 +39,7 @@ class Cause(Enum):
         "address type not supported", EAFNOSUPPORT, Rep.ADDRESS_TYPE_NOT_SUPPORTED, Cd.REJECTED, 501,
     )  # fmt: skip
     OVER_LIMIT = ("over a limit", ECONNREFUSED, Rep.GENERAL_FAILURE, Cd.REJECTED, 503)
+    HOP_FAILED = ("a proxy on the way failed", ECONNREFUSED, Rep.GENERAL_FAILURE, Cd.REJECTED, 502)
     CLOSED = ("connection closed in the handshake", ECONNRESET, Rep.GENERAL_FAILURE, Cd.REJECTED, 502)
     NONSENSE = ("not the protocol", ECONNABORTED, Rep.GENERAL_FAILURE, Cd.REJECTED, 502)
 
@@ -50,7 +51,8 @@ class Cause(Enum):
         self.http_status = http_status
 
 
-_BY_REP = {cause.rep: cause for cause in Cause if cause not in (Cause.OVER_LIMIT, Cause.CLOSED, Cause.NONSENSE)}
+_NO_REP = (Cause.OVER_LIMIT, Cause.HOP_FAILED, Cause.CLOSED, Cause.NONSENSE)
+_BY_REP = {cause.rep: cause for cause in Cause if cause not in _NO_REP}
 _BY_CD = {Cd.NO_IDENTD: Cause.NOT_ALLOWED, Cd.IDENTD_MISMATCH: Cause.NOT_ALLOWED}
 _BY_HTTP_STATUS = {
     403: Cause.NOT_ALLOWED,

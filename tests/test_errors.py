@@ -34,6 +34,7 @@ from pysocksify.errors import (
         (Cause.COMMAND_NOT_SUPPORTED, errno.EOPNOTSUPP, 7, 405),
         (Cause.ADDRESS_NOT_SUPPORTED, errno.EAFNOSUPPORT, 8, 501),
         (Cause.OVER_LIMIT, errno.ECONNREFUSED, 1, 503),
+        (Cause.HOP_FAILED, errno.ECONNREFUSED, 1, 502),
         (Cause.CLOSED, errno.ECONNRESET, 1, 502),
         (Cause.NONSENSE, errno.ECONNABORTED, 1, 502),
     ],
@@ -44,7 +45,7 @@ def test_what_a_cause_becomes(cause: Cause, number: int, rep: int, http_status: 
 
 
 def test_the_table_is_whole() -> None:
-    assert len(Cause) == 11
+    assert len(Cause) == 12
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_errno(number: int, cause: Cause) -> None:
 
 def test_a_rep_that_we_send_means_the_same_when_it_comes() -> None:
     for cause in Cause:
-        if cause not in (Cause.OVER_LIMIT, Cause.CLOSED, Cause.NONSENSE):
+        if cause not in (Cause.OVER_LIMIT, Cause.HOP_FAILED, Cause.CLOSED, Cause.NONSENSE):
             assert cause_of_rep(cause.rep) is cause
 
 

@@ -12,10 +12,11 @@ from pysocksify.dial.transport import OwnSocket, perform
 from pysocksify.errors import Cause, DialError, cause_of_errno
 from pysocksify.reactor import Reactor, Task
 from pysocksify.route.chain import ChainState, Proxy
-from pysocksify.route.rules import DENY, Route
+from pysocksify.route.rules import DENY, DIRECT, Route
 from pysocksify.server.happy_eyeballs import ConnectRace
 
-DIRECT_ROUTE = Route(kind="direct", rule="default")
+DIRECT_ROUTE = Route(kind=DIRECT, rule="default")
+UNKNOWN = Address("", 0)  # fits no rule but those for every host
 Done = Callable[[socket.socket | None, Cause | None, str], None]
 
 
@@ -31,6 +32,12 @@ class Upstream:
     def route(self, destination: Address) -> Route:
         """What becomes of a destination."""
         return DIRECT_ROUTE if self._rules is None else self._rules.route(destination)
+
+    def route_unknown(self) -> Route:
+        """What becomes of destinations that aren't known yet: direct, if some may be."""
+        if self._rules is None or any(rule.to == DIRECT for rule in self._rules.rules):
+            return DIRECT_ROUTE
+        return self._rules.route(UNKNOWN)
 
     def chain(self, route: Route) -> ChainState:
         """The chain that a route of kind "chain" names."""
@@ -94,7 +101,8 @@ class Connect:
             return
         self._transport.close()
         if isinstance(error, DialError):
-            self._end(None, error.cause, str(error))
+            of_destination = error.hop is None or error.phase == "request"  # else it says nothing of the destination
+            self._end(None, error.cause if of_destination else Cause.HOP_FAILED, str(error))
         elif isinstance(error, OSError):
             self._end(None, cause_of_errno(error.errno or 0), error.strerror or str(error))
         else:

@@ -339,9 +339,11 @@ class Session:
         )
         return decision.allowed
 
-    def _only_direct(self, destination: Address) -> bool:
-        """Whether there is no chain for this; if there is, or a rule denies it, it has been refused."""
-        route = self._shared.upstream.route(destination)
+    def _only_direct(self, destination: Address | None) -> bool:
+        """Whether there is no chain for this (None: not known yet); if there is, or a rule denies it, it has been
+        refused."""
+        upstream = self._shared.upstream
+        route = upstream.route_unknown() if destination is None else upstream.route(destination)
         if route.kind == "direct":
             return True
         if route.kind == "deny":
@@ -364,13 +366,15 @@ class Session:
         )
 
     def _bind(self, request: Request) -> None:
-        if not self._only_direct(request.destination):
+        destination = request.destination
+        known = destination.is_name or any(destination.packed)
+        if not self._only_direct(destination if known else None):
             return
         self._watch_end()
         self._job = Bind(
             self._shared.reactor,
             local=self._client.local_name,
-            expected=request.destination,
+            expected=destination,
             hosts=self._settings.hosts,
             may_reach=self._may_reach,
             seconds=self._settings.limits.bind,
@@ -384,7 +388,7 @@ class Session:
             self.close()
 
     def _associate(self, request: Request) -> None:
-        if not self._only_direct(Address("0.0.0.0", 0)):
+        if not self._only_direct(None):
             return
         shared, client = self._shared, self._client
         try:
@@ -539,8 +543,7 @@ class Session:
         assert request is not None
         if self._milliseconds is None:
             self._milliseconds = (self._shared.reactor.now() - self._began) * 1000
-        key = "limit" if cause is Cause.OVER_LIMIT else cause.name.lower()
-        self._outcome = key, f"{cause.words} ({words})"
+        self._outcome = cause.name.lower(), f"{cause.words} ({words})"
         self._part(reply(request, cause))
 
     def _part(self, last_words: bytes) -> None:

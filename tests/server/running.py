@@ -18,6 +18,7 @@ from pysocksify.address import Address
 from pysocksify.reactor import READ, Reactor
 from pysocksify.report import Report
 from pysocksify.server import Server, ServerSettings
+from pysocksify.server.counting import Counts
 from pysocksify.server.journal import Journal
 
 LIMIT = 20.0  # s for anything that has to happen
@@ -33,8 +34,10 @@ class Running:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake, self._woken = socket.socketpair()
         self._reactor.watch(self._woken.fileno(), READ, self._call)
-        journal = Journal(self.lines.append)
-        self.server = Server(self._reactor, settings, Report(self.lines.append, 2), journal=journal)
+        self.counts = Counts.single()
+        counter, journal = self.counts.worker(0), Journal(self.lines.append)
+        report = Report(self.lines.append, 2)
+        self.server = Server(self._reactor, settings, report, counter=counter, journal=journal)
         if tls is None:
             self.address = self.server.listen(Address(host, 0))
         else:
