@@ -1,6 +1,7 @@
 """The measurements that `scripts/bench` runs; `--check` makes a missed aim an exit status of 1.
 
-`scripts/bench engines` measures each engine instead (bench_engines). How it's measured: measures.
+`scripts/bench engines` measures each engine instead (bench_engines), `scripts/bench server` the server beside others
+(bench_server). How it's measured: measures.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from scripts import bench_engines
+from scripts import bench_engines, bench_server
 from scripts.measures import BIN, CONNECTS, HELD, ROUNDS, STARTS, Ends, Words, ends, in_turn
 
 START_LIMIT, CONNECT_LIMIT = 5.0, 1.5  # times `python -c pass`, times proxychains4
@@ -92,12 +93,19 @@ def usual(check: bool) -> int:
 def main() -> int:
     """Measures what the command line says; the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="What pysocksify costs.")
-    parser.add_argument("what", nargs="?", choices=["engines"], help="each engine, beside no wrapper and proxychains4")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["engines", "server"],
+        help="each engine, beside no wrapper and proxychains4; or the server, beside others",
+    )
     parser.add_argument("--check", action="store_true", help="fail when an aim is missed (not with engines)")
     options = parser.parse_args()
-    if options.what and options.check:
+    if options.what == "engines" and options.check:
         parser.error("there are no aims for engines")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed pysocksify is compiled already
+    if options.what == "server":
+        return bench_server.main(options.check)
     return bench_engines.main() if options.what else usual(options.check)
 
 
