@@ -121,23 +121,23 @@ class Address:
     @property
     def is_name(self) -> bool:
         """Whether the host is a domain name."""
-        return self.family is None
+        return ":" not in self.host and _ipv4(self.host) is None
 
     @property
     def packed(self) -> bytes:
         """The host in 4 or 16 bytes of network order. Raises ValueError for a name."""
-        family = self.family
-        if family is None:
+        packed = _packed(self.host)
+        if packed is None:
             raise ValueError(f"{self.host} is a name, not an address")
-        return sockets.inet_pton(family, self.host)
+        return packed
 
     @property
     def is_loopback(self) -> bool:
         """Whether the host is this machine: 127.0.0.0/8, ::1, the unspecified addresses, which connect(2) takes for
         loopback, and localhost with all names below it (RFC 6761 section 6.3)."""
-        if self.is_name:
+        packed = _packed(self.host)
+        if packed is None:
             return self.host == "localhost" or self.host.endswith(".localhost")
-        packed = self.packed
         return (len(packed) == 4 and packed[0] == 127) or packed == _IPV6_LOOPBACK or not any(packed)
 
     def __str__(self) -> str:
@@ -153,6 +153,11 @@ def _ipv4(host: str) -> bytes | None:
         return sockets.inet_pton(sockets.AF_INET, host)
     except (OSError, ValueError):
         return None
+
+
+def _packed(host: str) -> bytes | None:
+    """A canonical host in network order, None for a name."""
+    return sockets.inet_pton(sockets.AF_INET6, host) if ":" in host else _ipv4(host)
 
 
 def _unpacked(packed: bytes) -> str:

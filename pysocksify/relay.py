@@ -245,8 +245,6 @@ class Relay:
         to_a: bytes = b"",
         drained: Callable[[], None] | None = None,
     ) -> None:
-        a.setblocking(False)
-        b.setblocking(False)
         self._reactor = reactor
         self._done = done
         self._drained = drained
@@ -258,6 +256,8 @@ class Relay:
         self._deadline = 0.0
         self._wanted: dict[socket.socket, int | None] = {a: None, b: None}  # None: not watched
         for end in (a, b):
+            if end.getblocking():
+                end.setblocking(False)
             if end.family != socket.AF_UNIX:  # small writes were put together, or not, by who made them
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._want_what_is_needed(end)

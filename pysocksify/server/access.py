@@ -34,6 +34,9 @@ class Decision:
         return self.allowed
 
 
+_GUARDED = Decision(allowed=False, rule=OWN_LOOPBACK)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessRule:
     """One rule. What is empty is no condition.
@@ -70,11 +73,12 @@ class AccessRule:
 class Access:
     """The rules in order, and whether what fits none of them is allowed."""
 
-    __slots__ = ("default", "rules")
+    __slots__ = ("_usual", "default", "rules")
 
     def __init__(self, rules: Sequence[AccessRule] = (), *, default: bool = True) -> None:
         self.rules = tuple(rules)
         self.default = default
+        self._usual = Decision(allowed=default, rule=DEFAULT)
 
     def decide(
         self,
@@ -102,8 +106,10 @@ class Access:
                 open_ended = not rule.destinations and not rule.ports
                 if rule.allow or open_ended:
                     return Decision(allowed=rule.allow, rule=rule.text)
-            return Decision(allowed=self.default, rule=DEFAULT)
+            return self._usual
         guarded = destination.is_loopback and not source.is_loopback
+        if not rules:
+            return self._otherwise(guarded)
         undecided = resolved_here and destination.is_name and not destination.is_loopback
         for rule in rules:
             if not rule.fits_port(destination.port):
@@ -133,7 +139,7 @@ class Access:
         return self._otherwise(guarded)
 
     def _otherwise(self, guarded: bool) -> Decision:
-        return Decision(allowed=False, rule=OWN_LOOPBACK) if guarded else Decision(allowed=self.default, rule=DEFAULT)
+        return _GUARDED if guarded else self._usual
 
 
 def _known(command: Command, destination: Address | None) -> Address | None:

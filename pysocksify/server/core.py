@@ -11,6 +11,7 @@ from pysocksify.report import Report
 from pysocksify.server import ports
 from pysocksify.server.connect import Upstream
 from pysocksify.server.counting import Counter, Counts
+from pysocksify.server.happy_eyeballs import told
 from pysocksify.server.journal import Journal
 from pysocksify.server.session import Client, Session, Shared
 from pysocksify.server.settings import ServerSettings
@@ -201,14 +202,9 @@ class Server:
 
 def _client(connection: socket.socket, peer: object) -> Client:
     """Who is at the other end of an accepted connection. OSError: nobody any more."""
-    if connection.family == socket.AF_UNIX or not isinstance(peer, tuple):
+    if not isinstance(peer, tuple):  # a Unix socket's
         return Client("", NO_PORT, NO_PORT, NO_PORT.host)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    address, name = _address(*peer[:2]), connection.getsockname()
-    return Client(str(address), address, _address(*name[:2]), name[0])
-
-
-def _address(host: str, port: int) -> Address:
-    """What getpeername(2) or getsockname(2) says, without the scope that a link-local address has."""
-    return Address.of(host.partition("%")[0], port)
+    address, name = told(peer), connection.getsockname()
+    return Client(str(address), address, told(name), name[0])

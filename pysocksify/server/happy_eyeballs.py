@@ -53,8 +53,11 @@ class ConnectRace:
             name, port = destination.host.encode("ascii"), destination.port
             reactor.in_thread(lambda: look_up(name, port), self._resolved)
         else:
-            addresses = [Address.of(host, destination.port) for host in known or (destination.host,)]
-            self._left = interleave([(address.family or 0, (address.host, address.port)) for address in addresses])
+            if known is None:
+                self._left = [(destination.family or 0, (destination.host, destination.port))]
+            else:
+                addresses = [Address.of(host, destination.port) for host in known]
+                self._left = interleave([(address.family or 0, (address.host, address.port)) for address in addresses])
             reactor.call_soon(self._start_next)
 
     def cancel(self) -> None:
@@ -87,7 +90,7 @@ class ConnectRace:
             self._next = None
         while self._left:
             family, address = self._left.pop(0)
-            if not self._may_reach(Address(address[0].partition("%")[0], address[1])):
+            if not self._may_reach(told(address)):
                 self._failures.append((Cause.NOT_ALLOWED, f"{address[0]}: not to be reached from there"))
                 continue
             try:
@@ -153,6 +156,12 @@ def look_up(name: bytes, port: int) -> list[SockAddr]:
     """The addresses of a name, by getaddrinfo(3). Blocks; raises OSError. Bytes, lest Python encode the name again."""
     found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     return [(family, address) for family, _, _, _, address in found]
+
+
+def told(sockaddr: tuple[Any, ...]) -> Address:
+    """What getsockname(2) or getaddrinfo(3) says, without the scope that a link-local address has."""
+    host, port = sockaddr[:2]
+    return Address(host, port) if ":" not in host else Address.of(host, port)
 
 
 def interleave(addresses: list[SockAddr]) -> list[SockAddr]:

@@ -27,11 +27,12 @@ from pysocksify.protocol.conversation import Conversation
 from pysocksify.protocol.serve import Authenticate, Request, reply, serve
 from pysocksify.reactor import READ, Reactor, Timer
 from pysocksify.relay import PipePool, Relay, RelayOutcome
-from pysocksify.report import Report
+from pysocksify.report import DEBUG, Report
 from pysocksify.server.associate import Association
 from pysocksify.server.bind import Bind
 from pysocksify.server.connect import Connect, Upstream
 from pysocksify.server.counting import Counter
+from pysocksify.server.happy_eyeballs import told
 from pysocksify.server.identd import Ident
 from pysocksify.server.journal import Entry, Journal
 from pysocksify.server.settings import ServerSettings
@@ -467,7 +468,7 @@ class Session:
             self._failed(cause or Cause.GENERAL_FAILURE, words)
             return
         try:
-            bound = Address.of(*sock.getsockname()[:2])
+            bound = told(sock.getsockname())
         except OSError as error:
             sock.close()
             self._failed(Cause.GENERAL_FAILURE, str(error))
@@ -504,7 +505,8 @@ class Session:
             sock.close()
             self.close()
             return
-        shared.report.debug(f"{self._client.name} -> {request.destination}: connected, {self._milliseconds:.0f} ms")
+        if shared.report.verbosity >= DEBUG:
+            shared.report.debug(f"{self._client.name} -> {request.destination}: connected, {self._milliseconds:.0f} ms")
         early, self._early = self._early, b""
         self._relay = Relay(shared.reactor, self._connection, sock, shared.pool, self._relayed, to_b=early)
         if self._settings.limits.idle is not None:
