@@ -179,7 +179,13 @@ class Server:
                 self._shared.counter.leave(client.peer.host, None)
             raise
         sessions = self._refused if over else self._sessions
-        session = Session(self._shared, connection, client, sessions.discard, over)
+
+        def ended(session: Session) -> None:
+            sessions.discard(session)
+            if tunnel is not None:
+                tunnel.over(cut=session.is_cut)
+
+        session = Session(self._shared, connection, client, ended, over)
         sessions.add(session)
         if tunnel is not None:
             tunnel.on_cut = session.close

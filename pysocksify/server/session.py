@@ -111,6 +111,11 @@ class Session:
         self._timer: Timer = shared.reactor.call_at(self._began + limit, self._slow_handshake)
         shared.reactor.watch(connection.fileno(), READ, self._on_handshake)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was relaying, and not to both ends."""
+        return self._relay is not None and self._outcome[0] != "ok"
+
     def close(self) -> None:
         """Give up, whatever the state."""
         self._timer.cancel()

@@ -7,6 +7,10 @@ read for it while it has something: that is the back-pressure, so a slow reader 
 Ends. A close_notify of the client's is passed on as the plain end's shutdown; the plain end's end of file becomes
 close_notify and the shutdown of the connection's sending side. A connection that ends without close_notify was perhaps
 cut off (RFC 8446 section 6.1): the session gets a reset, as it does for a real one.
+
+A socket pair knows no reset, so the session's end is told (`over`): what it said is still handed over, then the client
+hears close_notify, or is reset when the session was cut off. After that only the client's end is waited for, and not
+for long: nobody else has it in sight.
 """
 
 import contextlib
@@ -15,10 +19,11 @@ import ssl
 from collections.abc import Callable
 
 from pysocksify.errors import ConfigError
-from pysocksify.reactor import READ, WRITE, Reactor
+from pysocksify.reactor import READ, WRITE, Reactor, Timer
 from pysocksify.relay import RESET_ON_CLOSE
 
 READ_SIZE = 65536
+OVER_LIMIT = 10.0  # s for a client to take what is left, and to end; as session.PARTING_LIMIT
 
 
 def context(certificate: str, key: str) -> ssl.SSLContext:
@@ -71,8 +76,21 @@ class TlsTunnel:
         self._session_ended = False  # the plain end has no more
         self._notified = False  # our close_notify is among what goes out
         self._session_passed = False
+        self._over: Timer | None = None
+        self._reset = False  # what is said last is a reset
         self._wanted: dict[socket.socket, int | None] = {outer: None, plain: None}
         self._want(outer, READ)
+
+    def over(self, *, cut: bool) -> None:
+        """The session has ended both ways. `cut`: it was cut off, and so is its client, once it has what was said."""
+        if self._outer.fileno() < 0:
+            return
+        if not self._shaken:
+            self.close()
+            return
+        self._over = self._reactor.call_at(self._reactor.now() + OVER_LIMIT, self.close)
+        self._reset = cut
+        self._reactor.call_soon(lambda: self._on_outer(WRITE))
 
     def close(self) -> None:
         """Give up: the client's connection is reset."""
@@ -81,6 +99,8 @@ class TlsTunnel:
             self._close()
 
     def _close(self) -> None:
+        if self._over is not None:
+            self._over.cancel()
         for sock in (self._outer, self._plain):
             self._want(sock, None)
             sock.close()
@@ -89,6 +109,8 @@ class TlsTunnel:
             ended(self)
 
     def _on_outer(self, events: int) -> None:
+        if self._outer.fileno() < 0:
+            return
         try:
             if events & ~WRITE and not self._to_plain:
                 self._receive()
@@ -105,9 +127,9 @@ class TlsTunnel:
                 else:
                     self._session_ended = True
             self._flush()
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionResetError):  # of a session that left something unread: what it said follows
             return
-        except (OSError, ssl.SSLError):  # the session was cut off: so is its client
+        except (OSError, ssl.SSLError):
             self.close()
 
     def _receive(self) -> None:
@@ -138,6 +160,8 @@ class TlsTunnel:
 
     def _flush(self) -> None:
         """Hand over what is held, as far as it's taken, and the ends behind it; then watch for what is needed."""
+        if self._over is not None:
+            self._to_plain = b""
         while self._to_plain:
             sent = _send(self._plain, self._to_plain)
             self._to_plain = self._to_plain[sent:]
@@ -145,7 +169,7 @@ class TlsTunnel:
                 self._decrypt()
             if not sent:
                 break
-        if self._session_ended and not self._notified and not self._incoming.pending:
+        if self._session_ended and not self._notified and not self._reset and not self._incoming.pending:
             self._notified = True
             with contextlib.suppress(ssl.SSLWantReadError):  # for the client's own, which may come much later
                 self._tls.unwrap()
@@ -153,12 +177,15 @@ class TlsTunnel:
         self._to_outer = self._to_outer[_send(self._outer, self._to_outer) :]
         if self._client_ended and not self._to_plain and not self._client_passed:
             self._client_passed = True
-            self._plain.shutdown(socket.SHUT_WR)
+            if self._over is None:
+                self._plain.shutdown(socket.SHUT_WR)
         if self._notified and not self._to_outer and not self._session_passed:
             self._session_passed = True
             self._outer.shutdown(socket.SHUT_WR)
         if self._client_passed and self._session_passed:
             self._close()
+        elif self._reset and self._session_ended and not self._to_outer:
+            self.close()
         else:
             self._want_what_is_needed()
 
@@ -181,6 +208,9 @@ class TlsTunnel:
             self._reactor.modify(sock.fileno(), events)
 
     def _cut(self) -> None:
+        if self._over is not None and self._session_passed:  # it has all; few say close_notify then
+            self._close()
+            return
         on_cut, self.on_cut = self.on_cut, None
         if on_cut is not None:
             on_cut()

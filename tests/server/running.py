@@ -94,12 +94,12 @@ def running(
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
-    data = b""
+    data = bytearray()
     while len(data) < size:
         piece = sock.recv(size - len(data))
-        assert piece, f"an end after {data!r}"
+        assert piece, f"an end after {bytes(data)!r}"
         data += piece
-    return data
+    return bytes(data)
 
 
 def receive_head(sock: socket.socket) -> bytes:
@@ -110,10 +110,10 @@ def receive_head(sock: socket.socket) -> bytes:
 
 
 def receive_all(sock: socket.socket) -> bytes:
-    data = b""
+    data = bytearray()
     while piece := sock.recv(65536):
         data += piece
-    return data
+    return bytes(data)
 
 
 def port(number: int) -> bytes:

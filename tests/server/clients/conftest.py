@@ -6,7 +6,6 @@ it through the server.
 
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import proxies, town
+from tests.lab import certificates, proxies, town
 from tests.lab.accounts import Account
 from tests.lab.children import PATIENCE, Child, within
 from tests.lab.done import Done
@@ -28,8 +27,6 @@ Certificate = tuple[Path, Path]
 
 CONTENT = "what was asked for"
 ANSWER = "203.0.113.77"
-CERTIFICATE = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=target.test -addext"
-NAMES = f"subjectAltName=DNS:target.test,IP:{town.PROXY}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,13 +52,8 @@ def login_server(servers: Servers) -> Server:
 
 @pytest.fixture(scope="session")
 def certificate(folder: Path) -> Certificate:
-    """A certificate for target.test and for the proxy host, and its key; clients take it for its own authority."""
-    need("openssl")
-    files = folder / "certificate.pem", folder / "certificate.key"
-    words = ["openssl", *CERTIFICATE.split(), NAMES, "-out", str(files[0]), "-keyout", str(files[1])]
-    subprocess.run(words, check=True, capture_output=True, timeout=30)
-    files[1].chmod(0o644)  # the server's account isn't ours
-    return files
+    """A certificate for target.test and for the proxy host, and its key."""
+    return certificates.certificate(folder, "DNS:target.test", f"IP:{town.PROXY}")
 
 
 @pytest.fixture(scope="session")
