@@ -1,9 +1,9 @@
 """A running server, given cases through real sockets: in pieces, with urgent bytes, ends and resets anywhere.
 
-Everything is in one process and on one reactor: three servers (open to all, for users, with identd), what they connect
-to, and the clients. What must be so: no callback raises; what a client is told begins as the conversation alone would
-have it; a client that waits in silence is parted with within the time limits; no watch is called again and again
-without need; and when all clients are gone no session, descriptor or pipe is left.
+Everything is in one process and on one reactor: four servers (open to all, for users, with identd, on a Unix socket),
+what they connect to, and the clients. What must be so: no callback raises; what a client is told begins as the
+conversation alone would have it; a client that waits in silence is parted with within the time limits; no watch is
+called again and again without need; and when all clients are gone no session, descriptor or pipe is left.
 
 Nothing leaves the machine: rules allow loopback alone, and no resolver is asked.
 """
@@ -17,6 +17,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pysocksify.codes import Cd
 from pysocksify.protocol.serve import Authenticate
@@ -49,7 +50,20 @@ JUDGED: tuple[tuple[bool, bool, Judge], ...] = (
     (False, False, lambda login: True),
     (True, False, _knows),
     (False, True, lambda login: Cd.NO_IDENTD if login.password is None else True),
+    (False, False, lambda login: True),
 )
+UNIX = 3  # the number of the one that listens on a Unix socket
+
+
+def _listener() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0), backlog=1024)
+
+
+def _unix_listener() -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind("")  # the kernel finds a name (unix(7), "Autobind")
+    sock.listen(1024)
+    return sock
 
 
 class CountingReactor(Reactor):
@@ -81,7 +95,7 @@ class Target:
 
     def __init__(self, reactor: CountingReactor) -> None:
         self._reactor = reactor
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._listener = _listener()
         self._listener.setblocking(False)
         self._count = 0
         self._open: set[socket.socket] = set()
@@ -160,9 +174,11 @@ class Client:
         self._began = fuzz.reactor.now()
         self._whole = False  # all was sent, and nothing else
         self._timer: Timer | None = None
-        self._sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock.connect_ex(fuzz.addresses[self._which])
+        family, address = fuzz.addresses[self._which]
+        self._sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        if family == socket.AF_INET:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock.connect_ex(address)
         self._reactor.watch(self._sock.fileno(), READ, self._on_readable)
         self._soon()
 
@@ -271,11 +287,11 @@ class Fuzz:
         self.servers = [
             Server(self.reactor, settings, Report(lambda line: None, QUIET)) for settings in _settings(ports)
         ]
-        self.addresses = []
+        self.addresses: list[tuple[int, Any]] = []
         for server in self.servers:
-            listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+            listener = _unix_listener() if len(self.addresses) == UNIX else _listener()
             self.reactor.free.add(listener.fileno())
-            self.addresses.append(listener.getsockname())
+            self.addresses.append((listener.family, listener.getsockname()))
             server.adopt(listener)
         self._numbers = iter(range(0))
         self._clients: set[Client] = set()
@@ -347,6 +363,7 @@ def _settings(ports: Ports) -> Iterator[ServerSettings]:
     yield ServerSettings(access=access, limits=limits, hosts=hosts)
     yield ServerSettings(access=access, limits=limits, hosts=hosts, users=users)
     yield ServerSettings(access=access, limits=limits, hosts=hosts, identd=True)
+    yield ServerSettings(access=access, limits=limits, hosts=hosts)
 
 
 def _unknown(*arguments: object, **options: object) -> None:
