@@ -24,6 +24,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from errno import ECONNRESET
 
 from pysocksify.reactor import READ, WRITE, Reactor, Timer
 
@@ -271,6 +272,11 @@ class Relay:
         """Give up: both ends are reset, so that neither takes it for the end of the data. `done` is not called."""
         if not self.closed:
             self._close(reset=(self._a, self._b))
+
+    def cut_a(self) -> None:
+        """`a` was cut off, which its kernel can't know: what has come from it is delivered, then `b` is reset."""
+        if not self.closed:
+            self._cut_off(CutError(self._a, ECONNRESET))
 
     def _on_a(self, events: int) -> None:
         self._on_event(self._a, events)

@@ -386,6 +386,17 @@ class TestResets:
         with pytest.raises(ConnectionResetError):
             receiver.recv(1)
 
+    def test_that_was_told(self, bench: Bench) -> None:
+        """What has come before is delivered, as with one that the kernel knows of."""
+        bench.a.sendall(b"question")
+        bench.relay.cut_a()
+        bench.reactor.settle()
+        assert bench.b.recv(100) == b"question"
+        with pytest.raises(ConnectionResetError):
+            bench.b.recv(1)
+        assert bench.outcomes == [RelayOutcome(8, 0, "a", 104)]
+        bench.relay.cut_a()
+
     @both_ways
     def test_after_an_end_that_was_passed_on(self, bench: Bench, way: str) -> None:
         sender, receiver = bench.ends(way)

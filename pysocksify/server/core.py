@@ -3,6 +3,7 @@
 import errno
 import socket
 from dataclasses import dataclass
+from functools import partial
 
 from pysocksify.address import Address
 from pysocksify.reactor import READ, Reactor
@@ -13,8 +14,9 @@ from pysocksify.server.connect import Upstream
 from pysocksify.server.counting import Counter, Counts
 from pysocksify.server.happy_eyeballs import told
 from pysocksify.server.journal import Journal
-from pysocksify.server.session import Client, Session, Shared
+from pysocksify.server.session import Session
 from pysocksify.server.settings import ServerSettings
+from pysocksify.server.shared import Client, Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,16 +181,11 @@ class Server:
                 self._shared.counter.leave(client.peer.host, None)
             raise
         sessions = self._refused if over else self._sessions
-
-        def ended(session: Session) -> None:
-            sessions.discard(session)
-            if tunnel is not None:
-                tunnel.over(cut=session.is_cut)
-
+        ended = sessions.discard if tunnel is None else partial(_ended, sessions, tunnel)
         session = Session(self._shared, connection, client, ended, over)
         sessions.add(session)
         if tunnel is not None:
-            tunnel.on_cut = session.close
+            tunnel.on_cut = session.cut
 
     def _tunnel(self, connection: socket.socket, context: "ssl.SSLContext") -> "tuple[TlsTunnel, socket.socket]":
         """A tunnel for a connection that speaks TLS, and the session's end of it. OSError."""
@@ -204,6 +201,12 @@ class Server:
         self._tunnels.add(tunnel)
         inner.setblocking(False)
         return tunnel, inner
+
+
+def _ended(sessions: set[Session], tunnel: "TlsTunnel", session: Session) -> None:
+    """A session in TLS has ended."""
+    sessions.discard(session)
+    tunnel.over(cut=session.is_cut)
 
 
 def _client(connection: socket.socket, peer: object) -> Client:

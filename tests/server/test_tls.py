@@ -8,6 +8,7 @@ import random
 import select
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from tests.server.running import (
 )
 
 MUCH = random.Random(8446).randbytes(8 << 20)
+RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 s; close() resets then
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 each_version = pytest.mark.parametrize("version", VERSIONS, ids=["1.2", "1.3"])
 
@@ -226,7 +228,7 @@ class TestHandshakes:
             with server.connect() as client:
                 server.until(lambda: server.server.session_count)
                 if how == "reset":
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 if how in ("gone", "reset"):
                     client.close()
                 else:
@@ -301,16 +303,18 @@ class TestEnds:
         self, how: str, context: ssl.SSLContext, theirs: ssl.SSLContext, destination: socket.socket
     ) -> None:
         """RFC 8446 section 6.1: without close_notify it isn't known whether that was all."""
-        with connected(context, theirs, destination) as (client, inner, _):
+        with connected(context, theirs, destination) as (client, inner, server):
             client.send(b"part of a")
-            assert receive(inner, 9) == b"part of a"
             if how == "end":
                 client.sock.shutdown(socket.SHUT_WR)
-            else:
-                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            assert receive(inner, 9) == b"part of a"
+            if how == "reset":
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 client.sock.close()
             with pytest.raises(ConnectionResetError):
                 inner.recv(1)
+            server.until(lambda: not server.server.session_count)
+            assert "reset by the client" in server.lines[-1]
 
     def test_nonsense_later(self, context: ssl.SSLContext, theirs: ssl.SSLContext, destination: socket.socket) -> None:
         with connected(context, theirs, destination) as (client, inner, _):
@@ -323,7 +327,7 @@ class TestEnds:
     ) -> None:
         """It doesn't look like an end."""
         with connected(context, theirs, destination) as (client, inner, _):
-            inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             inner.close()
             with pytest.raises(ConnectionError):
                 client.receive_all()
