@@ -30,8 +30,8 @@ from pysocksify.server.session import PARTING_LIMIT
 from scripts.fuzz_cases import NAME, USERS, Cases, Ports, Wrong, watched
 from scripts.fuzz_conversation import Judge, play
 
-AT_ONCE = 300  # clients
-EACH = 0.25  # s, each of the server's limits
+AT_ONCE = 120  # clients
+EACH = 0.5  # s, each of the server's limits
 SILENT_LIMIT = 5 * EACH + 4.0  # s: handshake, dial or bind, idle; what is more is for a machine with other work
 HANG = 20.0  # s in which nothing comes to its end
 CALLS = 3000  # of one watch; a client sends a few pieces, and the target as many
