@@ -9,6 +9,7 @@ import pytest
 from tests.lab.accounts import Account
 from tests.lab.proxies import Server
 from tests.lab.town import PASSWORD, PROXY, TARGET, USER
+from tests.lab.wrapped import need
 from tests.server.clients.conftest import ANSWER, CONTENT, Ftp, Runs, got
 
 Page = Callable[[str], str]
@@ -112,6 +113,11 @@ class TestTsocks:
             done = runs("tsocks", *CURL, page(TARGET), TSOCKS_CONF_FILE=str(config), **login)
             assert got(done) == right, done
 
+    def test_inspectsocks(self, server: Server, runs: Runs) -> None:
+        """It tells a server's version by how it answers a SOCKS5 greeting; it ends with the version."""
+        done = runs("inspectsocks", PROXY, server.port)
+        assert "version 5" in done.out, done
+
 
 class TestSocksify:
     @pytest.mark.parametrize(
@@ -136,6 +142,7 @@ class TestSocksify:
     ) -> None:
         """BIND: the FTP server connects to the port that the server opened for the client."""
         config = written(DANTE.format(proxy=PROXY, port=server.port, protocol=protocol, method="none"))
+        need(ACTIVE_FTP[client][0])
         words = [word.format(port=ftp.port) for word in ACTIVE_FTP[client]]
         done = runs("socksify", *words, SOCKS_CONF=str(config))
         assert CONTENT in done.out, f"{done}{ftp.child.log}"
