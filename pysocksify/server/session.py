@@ -28,14 +28,15 @@ from pysocksify.report import DEBUG
 from pysocksify.server.associate import Association
 from pysocksify.server.bind import Bind
 from pysocksify.server.connect import Connect
+from pysocksify.server.handshake import READ_SIZE, Handshake
 from pysocksify.server.happy_eyeballs import told
 from pysocksify.server.journal import Entry
+from pysocksify.server.permission import Permission
+from pysocksify.server.shared import Client, Shared, say
 from pysocksify.server.users import shown
 
 PARTING_LIMIT = 10.0  # s; RFC 1928 section 6: closed no more than 10 seconds after the failure
 OVER_LIMIT_HANDSHAKE = 5.0  # s for those who are only to be told that there are too many
-IDENTD_LIMIT = 10.0  # s; SOCKS4's text leaves it open
-READ_SIZE = 65536
 IDLE_LOOKS = 4  # in the time of the idle limit
 GONE = ("client_gone", "client went away")
 
@@ -45,8 +46,7 @@ class Session:
 
     __slots__ = (
         "_began", "_bytes", "_client", "_connection", "_early", "_ended", "_failure", "_job", "_milliseconds", "_moved",
-        "_outcome", "_over", "_relay", "_request", "_settings", "_shared", "_started",
-        "_through", "_timer", "_user",
+        "_outcome", "_over", "_relay", "_request", "_settings", "_shared", "_started", "_through", "_timer", "_user",
     )  # fmt: skip
 
     def __init__(
