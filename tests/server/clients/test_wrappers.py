@@ -1,6 +1,5 @@
 """Other wrappers: proxychains4, torsocks, tsocks and Dante's socksify, each with programs that know of no proxy."""
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -146,7 +145,7 @@ class TestSocksify:
         words = [word.format(port=ftp.port) for word in ACTIVE_FTP[client]]
         done = runs("socksify", *words, SOCKS_CONF=str(config))
         assert CONTENT in done.out, f"{done}{ftp.child.log}"
-        assert re.search(r"<- (PORT 198,51,100,1,|EPRT \|1\|198.51.100.1\|)", ftp.child.log), ftp.child.log
+        ftp.child.wait_line(r"<- (PORT 198,51,100,1,|EPRT \|1\|198.51.100.1\|)")
 
     def test_datagrams(self, server: Server, echo: int, runs: Runs, written: Written) -> None:
         """UDP ASSOCIATE, for socat."""
