@@ -1,5 +1,6 @@
 """One process that serves: what it is given, its server, and its end; alone, or as one of the workers of workers.py."""
 
+import gc
 import signal
 import socket
 from collections.abc import Callable
@@ -73,6 +74,8 @@ class Serving:
     """One process's server on its reactor, from adopting its listeners to the last session's end."""
 
     def __init__(self, job: Job, settings: ServerSettings, reactor: Reactor, number: int) -> None:
+        gc.freeze()  # what is imported stays; looking through it again and again costs a twentieth of a connection
+        gc.set_threshold(20_000, 20, 20)
         self._job = job
         self._reactor = reactor
         self._server = job.server(reactor, settings, job.counts.worker(number))
