@@ -27,7 +27,7 @@ from pysocksify.report import VERBOSE, Report
 from pysocksify.route.chain import ChainState
 from pysocksify.route.fakeip import FakeAddresses, is_fake
 from pysocksify.route.rules import Route
-from pysocksify.supervisor.calls import Call, CallRefused, Signalled, program_of
+from pysocksify.supervisor.calls import SUPERVISOR, Call, CallRefused, Signalled, program_of
 from pysocksify.supervisor.connection import Connection, Dial, State, Then, Way, cookie_of, is_connected
 from pysocksify.supervisor.connections import Connections
 from pysocksify.supervisor.direct import TargetSocket, stays_here
@@ -414,7 +414,11 @@ class Supervisor:
         """A datagram went nowhere: say so, once for a program."""
         assert self._enclosure is not None
         inode = self._enclosure.owner(refusal.source_port, refusal.family)
-        self._say_udp_refused(self._udp_programs.get(inode or 0, "a program"), Address(refusal.host, refusal.port))
+        program, to = self._udp_programs.get(inode or 0, "a program"), Address(refusal.host, refusal.port)
+        if program == SUPERVISOR and to.is_loopback:
+            self._report.debug(f"{program}: nobody waits at {to} any more for its answer")
+        else:
+            self._say_udp_refused(program, to)
 
     def _datagram_refused(self, tid: int, to: Address) -> None:
         self._say_udp_refused(program_of(tid), to)

@@ -24,7 +24,7 @@ def test_two_hundred_at_once(run: Run, target: Target, echo: str, scripted_proxy
     # scripts/bench measures how long it takes; here it must not wait for the proxy
     assert took[len(took) // 2] < DELAY / 10
     assert {name for _, name in seen["up"]} == {"0"}
-    assert max(seconds for seconds, _ in seen["up"]) < 2 * ONE
+    assert max(seconds for seconds, _ in seen["up"]) < 4 * ONE
     assert min(seen["writable_at"]) >= min(one.answered for one in proxy.asked if one.answered)
     assert len(proxy.asked) == 200
     assert all(peer == [town.TARGET, target.ports["echo"]] for peer in seen["peers"])
