@@ -100,10 +100,6 @@ def process_of(tid: int) -> int:
     return _masks(tid)["Tgid"] or tid
 
 
-SUPERVISOR = "supervisor"
-"""The program's name that a supervisor gives itself: to one around it, it is a program like others."""
-
-
 def program_of(tid: int) -> str:
     """The name of the program that a thread runs, for messages."""
     try:

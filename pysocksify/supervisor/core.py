@@ -27,7 +27,7 @@ from pysocksify.report import VERBOSE, Report
 from pysocksify.route.chain import ChainState
 from pysocksify.route.fakeip import FakeAddresses, is_fake
 from pysocksify.route.rules import Route
-from pysocksify.supervisor.calls import SUPERVISOR, Call, CallRefused, Signalled, program_of
+from pysocksify.supervisor.calls import Call, CallRefused, Signalled, program_of
 from pysocksify.supervisor.connection import Connection, Dial, State, Then, Way, cookie_of, is_connected
 from pysocksify.supervisor.connections import Connections
 from pysocksify.supervisor.direct import TargetSocket, stays_here
@@ -35,6 +35,7 @@ from pysocksify.supervisor.enclosure import Enclosure, EnclosureUnavailable, Ref
 from pysocksify.supervisor.lookups import Hosts, Lookups
 from pysocksify.supervisor.names import Names
 from pysocksify.supervisor.openfiles import descendants
+from pysocksify.supervisor.processes import SUPERVISOR
 from pysocksify.supervisor.responder import Responder
 from pysocksify.supervisor.search import Search
 

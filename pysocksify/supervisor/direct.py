@@ -34,10 +34,10 @@ def stays_here(sock: socket.socket, destination: Address) -> bool:
 
     Another pysocksify inside this one connects to its own program's socket like that.
     """
-    if destination.family is None or destination.is_loopback:
+    bound = _bound_host(sock)
+    if bound is None or not Address(bound, 0).is_loopback:
         return False
-    bound = sock.getsockname()[0]
-    if bound in ANYWHERE or not Address(bound.removeprefix("::ffff:"), 0).is_loopback:
+    if destination.family is None or destination.is_loopback:
         return False
     with socket.socket(destination.family) as probe:
         try:
@@ -45,6 +45,12 @@ def stays_here(sock: socket.socket, destination: Address) -> bool:
         except OSError:
             return False
     return True
+
+
+def _bound_host(sock: socket.socket) -> str | None:
+    """The address that a socket is bound to, an IPv4-mapped one as IPv4; None: to none, or to all."""
+    bound: str = sock.getsockname()[0]
+    return None if bound in ANYWHERE else bound.removeprefix("::ffff:")
 
 
 class DoesNotFit(Exception):
@@ -163,10 +169,9 @@ class TargetSocket:
                 return False
             if self.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
                 return False
-        bound = self.sock.getsockname()[0]
-        if bound in ANYWHERE:
+        bound = _bound_host(self.sock)
+        if bound is None:
             return True
-        bound = bound.removeprefix("::ffff:")
         if (":" in bound) != (":" in host):
             return False
         return Address(bound, 0).is_loopback == Address(host, 0).is_loopback

@@ -58,6 +58,9 @@ CANARY_WAIT = 0.005  # seconds; signalling a group takes microseconds, the rest 
 SAME_SIGNAL = 0.02  # seconds; a second one so soon was merged in the supervisor's pending set (or comes from a hang-up,
 # which signals the session's leader and then the group)
 
+SUPERVISOR = "supervisor"
+"""The program's name that a supervisor gives itself: to one around it, it is a program like others."""
+
 STOPS = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}  # those that can be caught and blocked
 
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
@@ -305,7 +308,7 @@ def supervise(fd: int, front: int, engine: Engine, become_target: "Callable[[], 
     let_go_of_callers_descriptors(standard=(0, 1, 2))
     link = Link(fd, target, front)
     link._report(TARGET + b"%d" % target)
-    rename_process(f"supervisor of {target}")
+    rename_process(f"{SUPERVISOR} of {target}")
     raise_descriptor_limit()
     try:
         engine.in_supervisor(link)

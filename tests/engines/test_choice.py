@@ -112,8 +112,8 @@ def test_auto_takes_python_for_python_only(monkeypatch: pytest.MonkeyPatch) -> N
 
 FILTERED = """if True:
     import os, sys
-    from pysocksify.engines.seccomp import fit, installation, unotify
-    from pysocksify.engines.syscalls import abi, bpf
+    from pysocksify.engines.seccomp import fit
+    from pysocksify.engines.syscalls import abi, bpf, installation
     from pysocksify.kernel import Kernel
 
     arch = abi.ARCHITECTURES[os.uname().machine]
@@ -122,9 +122,7 @@ FILTERED = """if True:
     code += bpf.INSTRUCTION.pack(bpf.JUMP_EQUAL, 0, 1, arch.seccomp)
     code += bpf.INSTRUCTION.pack(bpf.RETURN, 0, 0, action)
     code += bpf.INSTRUCTION.pack(bpf.RETURN, 0, 0, abi.RET_ALLOW)
-    unotify.FILTER_FLAG_NEW_LISTENER = flags  # an outer filter need not have one
-    installation.install(arch, code, killable=False)
-    unotify.FILTER_FLAG_NEW_LISTENER = 1 << 3
+    installation.install(arch, code, flags)  # an outer filter need not have a listener
     print(fit.availability(Kernel()))
 """
 HERE_SECCOMP = """if True:

@@ -12,7 +12,7 @@ def install(arch: abi.Architecture, code: bytes, killable: bool = True) -> tuple
     Returned: the listener's descriptor, and whether a call that the supervisor has taken waits through signals
     (WAIT_KILLABLE_RECV). OSError: as `syscalls.installation` says.
     """
-    flags = unotify.FILTER_FLAG_NEW_LISTENER
+    flags = abi.FILTER_FLAG_NEW_LISTENER
     if killable:
         try:
             return installation.install(arch, code, flags | unotify.FILTER_FLAG_WAIT_KILLABLE_RECV), True

@@ -58,7 +58,7 @@ class Listener:
         ended: Callable[[], None],
         *,
         send_at_once: bool = True,
-        early: Iterable[bytes] = (),
+        early: Iterable[bytearray] = (),
     ) -> None:
         """`send_at_once`: ADDFD_FLAG_SEND may be tried. `early`: what was received before (`reception`)."""
         self.fd = fd
@@ -122,6 +122,6 @@ class Listener:
         if notification is not None:
             self._pass_on(notification)
 
-    def _pass_on(self, notification: bytes) -> None:
+    def _pass_on(self, notification: bytearray) -> None:
         id, tid, _, nr, _, _, *args = unotify.NOTIFICATION.unpack(notification)
         self._received(Notification(self, id, tid, nr, tuple(args)))

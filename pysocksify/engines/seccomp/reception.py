@@ -19,7 +19,7 @@ class Reception:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._received: list[bytes] = []
+        self._received: list[bytearray] = []
         self._poller = select.poll()
         self._poller.register(fd, select.POLLIN)
         if self._called(0):
@@ -32,7 +32,7 @@ class Reception:
         sys.setswitchinterval(SWITCH_INTERVAL)
         _thread.start_new_thread(self._run, ())
 
-    def stop(self) -> list[bytes]:
+    def stop(self) -> list[bytearray]:
         """What was received (struct seccomp_notif), for a Listener."""
         os.close(self._stopper)
         self._stopped.acquire()

@@ -4,7 +4,6 @@ import errno
 import fcntl
 import struct
 
-FILTER_FLAG_NEW_LISTENER = 1 << 3
 FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5  # Linux 5.19
 
 IOCTL_NOTIF_RECV = 0xC0502100
@@ -24,16 +23,14 @@ RESPONSE = struct.Struct("=QqiI")
 # struct seccomp_notif_addfd: id, flags, srcfd, newfd, newfd_flags
 ADDFD = struct.Struct("=QIIII")
 
-_ZEROS = bytes(NOTIFICATION.size)  # which the kernel insists on
 
-
-def receive(fd: int) -> bytes | None:
+def receive(fd: int) -> bytearray | None:
     """The struct seccomp_notif that is next; None: its caller is gone meanwhile. Waits if there's none. OSError."""
-    buffer = bytearray(_ZEROS)
+    buffer = bytearray(NOTIFICATION.size)  # of zeros: the kernel insists
     try:
         fcntl.ioctl(fd, IOCTL_NOTIF_RECV, buffer)
     except OSError as failure:
         if failure.errno not in (errno.ENOENT, errno.EINTR):
             raise
         return None
-    return bytes(buffer)
+    return buffer

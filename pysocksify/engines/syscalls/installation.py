@@ -1,4 +1,4 @@
-"""Installing a filter with a listener in the calling thread: seccomp(2)."""
+"""Installing a filter in the calling thread: seccomp(2)."""
 
 import ctypes
 import errno
@@ -9,7 +9,7 @@ from pysocksify.linux import PR_SET_NO_NEW_PRIVS, prctl, syscall
 
 
 def install(arch: abi.Architecture, code: bytes, flags: int) -> int:
-    """Filter this thread and all it starts from now on; what seccomp(2) returns for these flags: a listener.
+    """Filter this thread and all it starts from now on; what seccomp(2) returns for these flags, such as a listener.
 
     no_new_privs is set only where the kernel asks for it: a privileged caller keeps setuid programs. OSError: EBUSY
     when another listener is there already, EINVAL for flags, EPERM or ENOSYS where seccomp(2) isn't to be had.
