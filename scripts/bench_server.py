@@ -331,6 +331,7 @@ def main(check: bool) -> int:
     cpus, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     print(f"Medians of {ROUNDS} rounds; {PROCESSES} processes that connect; {HELD:,} idle connections.")
     print(f"{cpus} CPUs for both ends and the server; the load by others is {load:.1f}.")
+    print(f"TCP sends by {Path('/proc/sys/net/ipv4/tcp_congestion_control').read_text().strip()}.")
     print(f"  {'':<30} {'Gbit/s':>8} {'connects/s':>10} {'echo µs':>8} {'MiB':>11} {'KiB each':>8}", flush=True)
     rows = measured(list(SERVERS), ROUNDS)
     print(*rows, sep="\n")

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("protocol",),
     ("route",),
     ("config", "options"),
-    ("polling", "reactor", "report", "dial", "relay"),
+    ("pacing", "polling", "reactor", "report", "dial", "relay"),
     ("server", "supervisor"),
     ("engines",),
     ("front", "cli", "library"),

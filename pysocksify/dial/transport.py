@@ -13,6 +13,7 @@ from typing import Protocol
 from pysocksify.address import Address
 from pysocksify.dial.hops import DialSteps, Take
 from pysocksify.errors import ConversationError, PeerClosedError, RemoteProtocolError
+from pysocksify.pacing import unpaced
 from pysocksify.protocol.conversation import Exactly, Send, Until
 from pysocksify.reactor import READ, WRITE, InThread, Ready, Steps
 from pysocksify.route.chain import Proxy
@@ -64,6 +65,8 @@ class OwnSocket:
                 sock.setblocking(False)
             self.readable = Ready(sock.fileno(), READ, keep=True)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if address.is_loopback:
+                unpaced(sock)
             try:
                 if self._source != ("", 0):
                     sock.bind(self._source)

@@ -14,6 +14,7 @@ from typing import Any
 
 from pysocksify.address import Address
 from pysocksify.errors import Cause, cause_of_errno
+from pysocksify.pacing import unpaced
 from pysocksify.reactor import WRITE, Reactor, Timer
 
 ATTEMPT_DELAY = 0.25  # s; RFC 8305 section 8, Connection Attempt Delay
@@ -107,6 +108,8 @@ class ConnectRace:
     def _start(self, family: int, address: Any) -> bool:
         """Begin to connect. False: it's up already, and the race over."""
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        if self._destination.is_loopback:
+            unpaced(sock)
         try:
             error = sock.connect_ex(address)
             if error not in (0, errno.EINPROGRESS):

@@ -5,6 +5,7 @@ import socket
 
 from pysocksify.address import Address
 from pysocksify.errors import ConfigError
+from pysocksify.pacing import unpaced
 from pysocksify.server.settings import ServerSettings
 
 OPTION = "--listen"
@@ -46,6 +47,8 @@ def listening(address: Address, count: int = 1) -> tuple[socket.socket, ...]:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if not is_public(address):
+                unpaced(sock)
             sock.bind((address.host, address.port))
             address = Address.of(*sock.getsockname()[:2])
         for sock in sockets:

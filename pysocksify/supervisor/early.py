@@ -14,6 +14,7 @@ import os
 import socket
 from dataclasses import dataclass
 
+from pysocksify.pacing import unpaced
 from pysocksify.reactor import READ, Pause, Reactor, Steps
 from pysocksify.relay import RESET_ON_CLOSE
 from pysocksify.supervisor.hold import LOOPBACK, CannotHold, Place, Places, connect_at_once, restore, set_aside
@@ -35,6 +36,7 @@ class Entrance(Place):
         self.listener.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
         if family == socket.AF_INET6:
             self.listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+        unpaced(self.listener)
         self.listener.bind((LOOPBACK[family], 0))
         self.listener.listen(BACKLOG)
         self.name = self.listener.getsockname()[:2]

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from pysocksify.linux import connect, dissolve
+from pysocksify.pacing import unpaced
 
 TCP_SYNCNT, TCP_USER_TIMEOUT, TCP_FASTOPEN_CONNECT = 7, 18, 30
 SO_BINDTODEVICE, IP_MINTTL, IPV6_MINHOPCOUNT = 25, 21, 73
@@ -179,6 +180,7 @@ def release(sock: socket.socket, hold: Hold) -> socket.socket:
         if place.family == socket.AF_INET6:
             other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
         other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        unpaced(other)
         other.bind(place.name)
         error = other.connect_ex((host, name[1]))
         if error not in (0, errno.EINPROGRESS):

@@ -31,6 +31,7 @@ from pysocksify.engines.python.addresses import INET, Numeric, getaddrinfo
 from pysocksify.engines.python.asking import Reply
 from pysocksify.engines.python.sockets import DGRAM, KINDS, true
 from pysocksify.errors import DialError
+from pysocksify.pacing import unpaced
 from pysocksify.polling import Waker
 from pysocksify.reactor import READ, Reactor, Steps
 from pysocksify.relay import RESET_ON_CLOSE, PipePool, Relay
@@ -273,6 +274,7 @@ class _Meeting:
     def _listen(self, family: int, host: str) -> None:
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
+            unpaced(listener)
             listener.bind((host, 0))
             listener.listen(128)
             listener.setblocking(False)
