@@ -3,7 +3,8 @@
 Theory of operation. A relay owns two sockets, `a` and `b`, and has two flows, a to b and b to a. A flow reads its
 source only when all it read before has been taken by its sink; that is the back-pressure. What it reads goes through a
 pipe (splice, no copy), which it has only while something is in it. Where no pipe can be had (the pool's cap, EMFILE),
-and around urgent data, it copies through memory instead, so that nothing ever waits for a pipe.
+and around urgent data, it copies through memory instead, so that nothing ever waits for a pipe; what isn't taken stays
+in the source's socket, so that a slow reader costs none but the kernel's memory.
 
 End of file: the sink is shut down for writing once all before it is delivered; the other flow goes on. When both flows
 have ended both sockets are closed.
@@ -102,7 +103,10 @@ class PipePool:
 class Flow:
     """One direction. Its methods raise CutError when a socket of it failed; nothing here touches the reactor."""
 
-    __slots__ = ("_copies", "_held", "_pipe", "_pool", "count", "ended", "finished", "sink", "source", "urgent_wanted")
+    __slots__ = (
+        "_blocked", "_copies", "_held", "_pipe", "_pool", "count", "ended", "finished", "sink", "source",
+        "urgent_wanted",
+    )  # fmt: skip
 
     def __init__(self, source: socket.socket, sink: socket.socket, pool: PipePool, first: bytes) -> None:
         self.source = source
@@ -114,73 +118,95 @@ class Flow:
         self._pool = pool
         self._pipe: tuple[int, int] | None = None
         self._held = 0  # bytes in the pipe
-        self._copies: list[tuple[bytes, int]] = []  # (bytes, flags), two at the most; never beside a pipe
+        self._blocked = False  # the source has something that the sink doesn't take, and no pipe took it
+        self._copies: list[tuple[bytes, int]] = []  # what came first, or an urgent byte, with its flags; beside no pipe
         if first:
             self._copies.append((first, 0))
 
     def full(self) -> bool:
         """There is something that the sink has to take before more is read."""
-        return bool(self._held or self._copies)
+        return bool(self._held or self._copies or self._blocked)
 
-    def fill(self) -> None:
-        """Read once, when nothing is held. Sets `ended` at the end of the source."""
+    def fill(self) -> bool:
+        """When nothing waits for the sink: read once and hand over. Whether something came; `ended` is set at the end
+        of the source."""
         pipe = self._pool.acquire()
         if pipe is None:
-            self._copy()
-            return
+            return self._copy()
         try:
             size = os.splice(self.source.fileno(), pipe[1], PIPE_SIZE, flags=SPLICE)
         except BlockingIOError:
             self._pool.release(pipe, empty=True)
-            self._copy()
+            return self._copy()
         except OSError as error:
             self._pool.release(pipe, empty=True)
             raise CutError(self.source, error.errno or 0) from None
-        else:
-            if size:
-                self._pipe, self._held, self.urgent_wanted = pipe, size, True
-            else:  # the end, or an urgent byte with the end somewhere behind it: recv(2) knows
-                self._pool.release(pipe, empty=True)
-                self._copy()
+        if not size:  # the end, or an urgent byte with the end somewhere behind it: recv(2) knows
+            self._pool.release(pipe, empty=True)
+            return self._copy()
+        self._pipe, self._held, self.urgent_wanted = pipe, size, True
+        self.flush()
+        return True
 
-    def _copy(self) -> None:
-        """Read with recv(2): where splice has nothing, because it stops for good before an urgent byte, or no pipe."""
+    def _copy(self) -> bool:
+        """Go through memory: where splice has nothing, because it stops for good before an urgent byte, or no pipe.
+
+        Only what the sink has taken is taken from the source: however many flows wait, none holds memory of ours.
+        """
+        urgent = self._at_mark() and self._take_urgent()
+        if urgent:
+            self.flush()
+            if self._copies:
+                return True
         try:
-            at_mark = SPLICES and fcntl.ioctl(self.source.fileno(), SIOCATMARK, b"\0\0\0\0") != b"\0\0\0\0"
-        except OSError:  # a Unix socket
-            at_mark = False
-        if at_mark:
-            self._take_urgent()
-        try:
-            data = self.source.recv(COPY_SIZE)  # stops before the next mark; at a mark it skips the urgent byte
+            data = self.source.recv(COPY_SIZE, socket.MSG_PEEK)  # stops before the next mark; at one it skips the byte
         except BlockingIOError:
-            return
+            return urgent
         except OSError as error:
             raise CutError(self.source, error.errno or 0) from None
-        if data:
-            self._copies.append((data, 0))
-            self.urgent_wanted = True
-        else:
+        if not data:
             self.ended = True
+            return True
+        self.urgent_wanted = True
+        size = self._send(data, 0)
+        self._blocked = size < len(data)
+        try:
+            while size:
+                size -= len(self.source.recv(size)) or size
+        except BlockingIOError:  # a mark was set in what had come before: its byte isn't read again
+            return True
+        except OSError as error:
+            raise CutError(self.source, error.errno or 0) from None
+        return True
 
-    def _take_urgent(self) -> None:
+    def _at_mark(self) -> bool:
+        try:
+            return SPLICES and fcntl.ioctl(self.source.fileno(), SIOCATMARK, b"\0\0\0\0") != b"\0\0\0\0"
+        except OSError:  # a Unix socket
+            return False
+
+    def _take_urgent(self) -> bool:
         try:
             byte = self.source.recv(1, socket.MSG_OOB)
         except OSError:  # EAGAIN: announced but not here yet; EINVAL: taken before
-            return
+            return False
         self._copies.append((byte, 0 if self.sink.family == socket.AF_UNIX else socket.MSG_OOB))
+        return True
 
     def flush(self) -> None:
-        """Hand over what is held, as far as the sink takes it."""
+        """Hand over what waits, as far as the sink takes it."""
+        if self._blocked:
+            self._blocked = False
+            self.fill()
+            return
+        while self._copies:
+            data, flags = self._copies[0]
+            size = self._send(data, flags)
+            if size < len(data):
+                self._copies[0] = (data[size:], flags)
+                return
+            del self._copies[0]
         try:
-            while self._copies:
-                data, flags = self._copies[0]
-                size = self.sink.send(data, flags)
-                self.count += size
-                if size == len(data):
-                    del self._copies[0]
-                else:
-                    self._copies[0] = (data[size:], flags)
             while self._held and self._pipe is not None:
                 size = os.splice(self._pipe[0], self.sink.fileno(), self._held, flags=SPLICE)
                 self.count += size
@@ -193,12 +219,24 @@ class Flow:
             self._pool.release(self._pipe, empty=True)
             self._pipe = None
 
+    def _send(self, data: bytes, flags: int) -> int:
+        """How many bytes the sink takes now."""
+        try:
+            size = self.sink.send(data, flags)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise CutError(self.sink, error.errno or 0) from None
+        self.count += size
+        return size
+
     def drop(self) -> None:
         """Give up what is held, and end."""
         if self._pipe is not None:
             self._pool.release(self._pipe, empty=not self._held)
             self._pipe = None
         self._held = 0
+        self._blocked = False
         self._copies.clear()
         self.ended = self.finished = True
 
@@ -295,12 +333,9 @@ class Relay:
         try:
             if writing.full() and events & (WRITE | ERR | HUP):
                 writing.flush()
-            if events & ~WRITE and not reading.ended and not reading.full():
-                reading.fill()
-                if reading.full():
-                    reading.flush()
-                elif events & PRI and not reading.ended:
-                    reading.urgent_wanted = False
+            readable = events & ~WRITE and not reading.ended and not reading.full()
+            if readable and not reading.fill() and events & PRI:
+                reading.urgent_wanted = False
             if events & (ERR | HUP):
                 self._look_for_error(end)
                 if reading.ended and not writing.full():  # a Unix socket whose peer is gone says HUP for ever
@@ -353,10 +388,7 @@ class Relay:
         try:
             flow.flush()
             while not flow.ended and not flow.full():
-                before = flow.count
-                flow.fill()
-                flow.flush()
-                if flow.count == before and not flow.full():
+                if not flow.fill():
                     flow.ended = True
         except CutError as cut:
             if cut.end is flow.sink:
@@ -398,7 +430,8 @@ class Relay:
         events = WRITE if writing.full() else 0
         if not reading.ended and not reading.full():
             events |= READ | PRI if reading.urgent_wanted and SPLICES else READ
-        if not events and writing.finished:  # EPOLLHUP comes with the peer's FIN, and can't be masked
+        # EPOLLHUP can't be masked. It comes with the second FIN, and from a Unix socket as soon as its peer has closed.
+        if not events and (writing.finished or end.family == socket.AF_UNIX):
             self._unwatch(end)
         else:
             self._want(end, events)

@@ -14,13 +14,14 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
 
 import pysocksify.relay as relay_module
 from pysocksify.reactor import Reactor
-from pysocksify.relay import PIPE_SIZE, PipePool, Relay, RelayOutcome
+from pysocksify.relay import COPY_SIZE, PIPE_SIZE, PipePool, Relay, RelayOutcome
 
 LIMIT = 20.0  # s for anything that has to happen
 SIOCATMARK = 0x8905
@@ -354,6 +355,21 @@ class TestEnds:
         bench.reactor.settle()
         assert bench.outcomes[0].cut is None
 
+    @pytest.mark.parametrize("capacity", [0, 1])
+    def test_a_unix_socket_closed_behind_unread_data_does_not_spin(self, reactor: Stepped, capacity: int) -> None:
+        outcomes: list[RelayOutcome] = []
+        pool = PipePool(capacity)
+        (a, inner_a), (b, inner_b) = socket.socketpair(), link()
+        Relay(reactor, inner_a, inner_b, pool, outcomes.append)
+        sent = fill(a, reactor)
+        a.close()
+        reactor.settle(10)
+        assert read_all(b, reactor) == sent
+        b.close()
+        reactor.settle()
+        assert outcomes == [RelayOutcome(len(sent), 0, None, 0)]
+        pool.close()
+
     def test_close_gives_up(self, bench: Bench) -> None:
         bench.a.sendall(b"x")
         bench.relay.close()
@@ -613,6 +629,22 @@ class TestBackPressure:
         assert sent > 30 << 20
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         assert grown < 16 << 10, f"{grown} KiB more"
+        for bench in benches:
+            bench.close()
+
+    def test_nothing_is_held_in_memory_without_a_pipe(self, reactor: Stepped) -> None:
+        pool = PipePool(capacity=0)
+        benches = [Bench(reactor, pool) for _ in range(20)]
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        sent = [fill(bench.a, reactor) for bench in benches]
+        sizes = [len(data) for data in sent]
+        del sent
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert min(sizes) > COPY_SIZE
+        assert after - before < len(benches) * COPY_SIZE // 8
         for bench in benches:
             bench.close()
 
