@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 QUIET, NORMAL, VERBOSE, DEBUG = -1, 0, 1, 2
-CAUSES_REMEMBERED = 4096  # as many different problems are said; a port scan must not fill memory with its refusals
+CAUSES_REMEMBERED = 4096  # a port scan must not fill memory with its refusals, nor hide what comes after it
 
 
 class Report:
@@ -26,15 +26,18 @@ class Report:
         self._dated = dated
         self._name = name
         self.verbosity = verbosity
-        self._said: set[str] = set()
+        self._said: dict[str, None] = {}  # the oldest first
 
     def problem(self, key: str, text: str) -> None:
-        """Say what went wrong, once per `key`."""
+        """Say what went wrong, once per `key`, of which the last few thousand are remembered."""
         if self.verbosity < NORMAL or key in self._said:
             return
         if len(self._said) >= CAUSES_REMEMBERED:
-            return
-        self._said.add(key)
+            del self._said[next(iter(self._said))]
+        self._said[key] = None
+        self._warn(text)
+
+    def _warn(self, text: str) -> None:
         self._write(f"{self._time()} {text}" if self._dated else f"{self._name}: {text}")
 
     def connection(self, text: str) -> None:

@@ -51,13 +51,14 @@ def test_a_problem_is_said_once_for_each_key() -> None:
     assert said == ["pysocksify: first", "pysocksify: first"]
 
 
-def test_no_more_causes_are_remembered_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_cause_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there were, what goes wrong now is said."""
     monkeypatch.setattr(module, "CAUSES_REMEMBERED", 3)
     said: list[str] = []
     report = Report(said.append)
-    for number in range(10):
+    for number in (0, 1, 2, 3, 1, 2, 3, 0):
         report.problem(str(number), str(number))
-    assert said == [f"pysocksify: {number}" for number in range(3)]
+    assert said == [f"pysocksify: {number}" for number in (0, 1, 2, 3, 0)]
 
 
 def test_a_file_s_lines_have_the_date() -> None:

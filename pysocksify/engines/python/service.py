@@ -34,7 +34,7 @@ from pysocksify.engines.python import layers, sockets
 from pysocksify.engines.python.asking import Reply, Supervised
 from pysocksify.kernel import Kernel
 from pysocksify.reactor import READ, EventFd, Reactor
-from pysocksify.report import CAUSES_REMEMBERED, DEBUG, NORMAL, QUIET, VERBOSE, Report
+from pysocksify.report import DEBUG, NORMAL, QUIET, VERBOSE, Report
 from pysocksify.supervisor.calls import Signalled
 from pysocksify.supervisor.core import Plan, Supervisor
 from pysocksify.supervisor.lookups import Hosts, Lookups
@@ -56,11 +56,8 @@ class LogReport(Report):
         wanted = next((verbosity for verbosity, level in levels if logger.isEnabledFor(level)), QUIET)
         super().__init__(logger.warning, QUIET if config.verbosity < NORMAL else wanted)
 
-    def problem(self, key: str, text: str) -> None:
-        """Say what went wrong, once per `key`."""
-        if self.verbosity >= NORMAL and key not in self._said and len(self._said) < CAUSES_REMEMBERED:
-            self._said.add(key)
-            logger.warning("%s", text)
+    def _warn(self, text: str) -> None:
+        logger.warning("%s", text)
 
     def connection(self, text: str) -> None:
         """One line for one connection."""
