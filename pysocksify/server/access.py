@@ -9,6 +9,9 @@ The server's own loopback (127.0.0.0/8, ::1, the unspecified addresses, `localho
 was never meant for others. For a client that isn't on this machine a rule opens it only with a destination that means
 loopback, as in `route.rules`: `*` and 0.0.0.0/0 don't, nor does a name that resolves to it. The machine's other
 addresses are like any other destination: what listens there listens for others.
+
+An IPv6 address that carries an IPv4 one, and leads to it by NAT64 or 6to4, is refused with that, too; what allows the
+IPv4 address doesn't allow it.
 """
 
 from collections.abc import Sequence
@@ -21,6 +24,8 @@ from pysocksify.route.rules import Pattern, bits_of
 ANYBODY = "*"  # among a rule's users: whoever has logged in
 OWN_LOOPBACK = "own loopback"
 DEFAULT = "default"
+_NAT64 = bytes.fromhex("0064ff9b0000000000000000")  # 64:ff9b::/96
+_6TO4 = bytes.fromhex("2002")  # 2002::/16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +112,7 @@ class Access:
                 if rule.allow or open_ended:
                     return Decision(allowed=rule.allow, rule=rule.text)
             return self._usual
-        guarded = destination.is_loopback and not source.is_loopback
+        guarded = _is_loopback(destination) and not source.is_loopback
         if not rules:
             return self._otherwise(guarded)
         undecided = resolved_here and destination.is_name and not destination.is_loopback
@@ -132,7 +137,7 @@ class Access:
         or one that connected to what BIND opened."""
         destination = _known(command, destination)
         hosts = (address,) if destination is None else (destination, address)
-        guarded = address.is_loopback and not source.is_loopback
+        guarded = _is_loopback(address) and not source.is_loopback
         for rule in self.rules:
             if rule.is_for(user, source, command) and rule.fits_port(hosts[0].port) and _fits(rule, hosts, guarded):
                 return Decision(allowed=rule.allow, rule=rule.text)
@@ -153,9 +158,27 @@ def _fits(rule: AccessRule, hosts: Sequence[Address], guarded: bool) -> bool:
     """Whether one of the hosts is meant. Of a guarded one only by a pattern that means loopback, if it allows."""
     if not rule.destinations:
         return not (guarded and rule.allow)
+    if not rule.allow:
+        hosts = [meant for host in hosts for meant in (host, _carried(host)) if meant is not None]
     return any(
         pattern.matches(host, bits_of(host, host.is_loopback))
         for pattern in rule.destinations
         if pattern.is_loopback or not (guarded and rule.allow)
         for host in hosts
     )
+
+
+def _is_loopback(host: Address) -> bool:
+    carried = _carried(host)
+    return host.is_loopback or (carried is not None and carried.is_loopback)
+
+
+def _carried(host: Address) -> Address | None:
+    """The IPv4 address that an IPv6 address leads to: by NAT64 (RFC 6052) or 6to4 (RFC 3056). A mapped one is IPv4
+    already."""
+    if ":" not in host.host:
+        return None
+    packed = host.packed
+    if packed.startswith(_NAT64):
+        return Address.from_packed(packed[12:], host.port)
+    return Address.from_packed(packed[2:6], host.port) if packed.startswith(_6TO4) else None

@@ -120,7 +120,11 @@ def fail(reason: str) -> None:
 @click.option("--max-connections", "total", type=COUNT, metavar="N", help="Serve no more clients at once.")
 @click.option("--max-per-user", "per_user", type=COUNT, metavar="N", help="Serve no more clients of one user at once.")
 @click.option(
-    "--max-per-source", "per_source", type=COUNT, metavar="N", help="Serve no more clients of one address at once."
+    "--max-per-source",
+    "per_source",
+    type=COUNT,
+    metavar="N",
+    help="Serve no more clients of one address at once; of IPv6, of one /64.",
 )
 @click.option(
     "--workers",

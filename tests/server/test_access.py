@@ -239,6 +239,23 @@ def test_who_connects_to_a_bind_for_anybody_is_judged_by_its_address() -> None:
     assert reaches(access, "0.0.0.0", "127.0.0.1", command=BIND, source=LOCAL)
 
 
+@pytest.mark.parametrize("host", ["64:ff9b::a01:101", "2002:a01:101::1", "::ffff:10.1.1.1"])
+def test_an_ipv4_address_in_an_ipv6_one(host: str) -> None:
+    """It's denied as what it leads to, and allowed only as what it is."""
+    assert not allows(Access([rule("deny", "10.0.0.0/8")]), host)
+    assert not reaches(Access([rule("deny", "10.0.0.0/8")]), "a.example", host)
+    allowing = Access([rule("allow", "10.0.0.0/8")], default=False)
+    assert allows(allowing, host) is host.startswith("::ffff:")
+    assert allows(Access([rule("deny", "10.0.0.0/8")]), "2001:db8::a01:101")
+
+
+@pytest.mark.parametrize("host", ["64:ff9b::7f00:1", "2002:7f00:1::1"])
+def test_loopback_in_an_ipv6_address(host: str) -> None:
+    assert not allows(Access(), host)
+    assert not allows(Access([rule("allow", "*")]), host)
+    assert allows(Access(), host, source=LOCAL)
+
+
 def test_a_rule_for_users_holds_for_addresses_too() -> None:
     access = Access([rule("deny", "10.0.0.0/8", users="bob")])
     assert not reaches(access, "a.example", "10.1.1.1", user="bob")
