@@ -101,8 +101,10 @@ class Connect:
             return
         self._transport.close()
         if isinstance(error, DialError):
-            of_destination = error.hop is None or error.phase == "request"  # else it says nothing of the destination
-            self._end(None, error.cause if of_destination else Cause.HOP_FAILED, str(error))
+            # else it says nothing of the destination; nor does a hop that has no CONNECT
+            of_destination = error.hop is None or error.phase == "request"
+            known = of_destination and error.cause is not Cause.COMMAND_NOT_SUPPORTED
+            self._end(None, error.cause if known else Cause.HOP_FAILED, str(error))
         elif isinstance(error, OSError):
             self._end(None, cause_of_errno(error.errno or 0), error.strerror or str(error))
         else:

@@ -252,6 +252,19 @@ class TestChains:
             client.sendall(BY_NAME[protocol](nobody.getsockname()[1]))
             assert receive_all(client).startswith(REFUSED[protocol])
 
+    @each_protocol
+    def test_a_hop_that_has_no_connect(self, destination: socket.socket, file: Path, protocol: str) -> None:
+        """405 would tell the client that this server has none."""
+        answers = {"socks4": b"\x00\x5b", "socks5": b"\x05\x00\x05\x01", "http": b"HTTP/1.1 502"}
+        hop = f"http://127.0.0.1:{destination.getsockname()[1]}"
+        with running(written(file, CHAINED.format(hop=hop))) as near, near.connect() as client:
+            client.sendall(BY_NAME[protocol](80))
+            with destination.accept()[0] as inner:
+                inner.settimeout(LIMIT)
+                assert inner.recv(1000).startswith(b"CONNECT ")
+                inner.sendall(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n")
+                assert receive_all(client).startswith(answers[protocol])
+
     @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
     @each_protocol
     def test_a_dead_hop_says_nothing_of_the_destination(self, file: Path, protocol: str, last: bool) -> None:
