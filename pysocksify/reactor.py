@@ -13,6 +13,14 @@ descriptor must unwatch it first.
 
 A *task* is a generator that yields what it waits for: `Ready`, `Pause` or `InThread`. Closing the generator
 (Task.cancel) is how a task is given up: its `finally` clauses release what it holds.
+
+A *job* is a blocking call for a pool of threads. All but the call itself belongs to the loop's thread: which jobs wait,
+whose turn it is, how many run. A job is handed to the threads when one of them is free for it and not before, so one
+that is cancelled while it waits is gone without a trace. One that runs can't be stopped: it holds its thread to its
+end, and counts for its source until then, whether or not anybody waits for it. Who asks for jobs on behalf of others
+names the *source* of each. Sources take turns, and one gets a further thread only while more are free than it holds:
+alone it has half of them, two have a third each, and there's one left for the next. Without a source jobs run in their
+order, on all threads.
 """
 
 import errno
@@ -21,15 +29,18 @@ import os
 import select
 import sys
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from queue import SimpleQueue
+
     from pysocksify.polling import Poller, Waker
 
 T = TypeVar("T")
+Answer = Callable[[T | None, BaseException | None], None]
 
 READ, WRITE = 1, 4  # EPOLLIN, EPOLLOUT (sys/epoll.h)
 SPIN = 100e-6  # seconds; the kernel's own busy polling takes 50 µs for a good value (net.core.busy_read, socket(7))
@@ -86,7 +97,7 @@ class Timer:
 class Task(Generic[T]):
     """A running generator. When it ends uncancelled, `done` is called with (value, None) or (None, exception)."""
 
-    __slots__ = ("_done", "_expected", "_kept", "_pausing", "_reactor", "_steps", "_timer", "_turn")
+    __slots__ = ("_done", "_expected", "_job", "_kept", "_pausing", "_reactor", "_steps", "_timer", "_turn")
 
     def __init__(
         self, reactor: "Reactor", steps: Steps[T], done: Callable[[T | None, BaseException | None], None] | None
@@ -98,6 +109,7 @@ class Task(Generic[T]):
         self._kept: Ready | None = None  # registered, but not waited for at the moment
         self._pausing = False
         self._timer: Timer | None = None
+        self._job: Job | None = None
         self._turn = 0  # counts waits, so that a thread's late answer to a cancelled wait is told apart
 
     def start(self) -> None:
@@ -115,6 +127,9 @@ class Task(Generic[T]):
     def _stop_waiting(self) -> None:
         self._turn += 1
         self._pausing = False
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
         expected = self._expected
         if expected is not None:
             self._expected = None
@@ -196,7 +211,7 @@ class Task(Generic[T]):
                 if self._turn == turn:
                     self._advance(value, error)
 
-            reactor.in_thread(wait.function, answered)
+            self._job = reactor.in_thread(wait.function, answered)
 
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
@@ -233,7 +248,7 @@ class Reactor:
         # where there's one processor, who spins keeps the server from answering
         self._spins_left_out = 0 if _several_processors() else sys.maxsize
         self._stopped = False
-        self._threads: Threads | None = None
+        self._threads: dict[str, Threads] = {}
 
     now = staticmethod(time.monotonic)
 
@@ -245,6 +260,14 @@ class Reactor:
     def modify(self, fd: int, events: int) -> None:
         """Wait for other events of a watched descriptor."""
         self._epoll.modify(fd, events)
+
+    def rewatch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Have a watched descriptor wait for these events and call this instead, from the next batch on.
+
+        One system call rather than the two of unwatch() and watch(), and one that doesn't fail for want of room.
+        """
+        self._epoll.modify(fd, events)
+        self._watches[fd] = (callback, self._batch)
 
     def unwatch(self, fd: int) -> None:
         """End a watch; call it before closing `fd`. A descriptor that isn't watched is no error."""
@@ -268,11 +291,18 @@ class Reactor:
         """Call `callback()` before the loop waits again."""
         self._soon.append(callback)
 
-    def in_thread(self, function: Callable[[], T], callback: Callable[[T | None, BaseException | None], None]) -> None:
-        """Run a blocking `function()` in a thread; `callback(value, error)` is called in the loop."""
-        if self._threads is None:
-            self._threads = Threads(self)
-        self._threads.run(function, callback)
+    def in_thread(self, function: Callable[[], T], callback: Answer[T]) -> "Job | None":
+        """Run a blocking `function()` in a thread; `callback(value, error)` is called in the loop, later, also when no
+        thread can be had. Returns what cancels it, or None where a loop has calls that can't be cancelled."""
+        return self.threads().run(function, callback)
+
+    def threads(self, name: str = "", limit: int = BLOCKING_CALLS_AT_ONCE) -> "Threads":
+        """The threads of a name, `limit` of them at most: kinds of calls that mustn't keep each other waiting have
+        threads of their own. Nothing is opened, imported or started for them before they're needed."""
+        threads = self._threads.get(name)
+        if threads is None:
+            threads = self._threads[name] = Threads(self, limit)
+        return threads
 
     def spawn(self, steps: Steps[T], done: Callable[[T | None, BaseException | None], None] | None = None) -> "Task[T]":
         """Start a generator as a task; its first step runs now."""
@@ -309,8 +339,8 @@ class Reactor:
         """Close the epoll set. What is still watched is simply no longer watched."""
         self._watches.clear()
         self._epoll.close()
-        if self._threads is not None:
-            self._threads.close()
+        for threads in self._threads.values():
+            threads.close()
 
     def expect_soon(self) -> None:
         """The next event is likely to come at once: an answer of a server that may be on this machine."""
@@ -381,74 +411,160 @@ class EventFd:
         os.close(self._fd)
 
 
-class Threads:
-    """Daemon threads for blocking calls, so that a resolver that hangs never keeps the process from ending."""
+class Job:
+    """A blocking call for a thread; cancel() may be called at any moment, also after it ran."""
 
-    def __init__(self, reactor: Reactor) -> None:
+    __slots__ = ("_threads", "callback", "function", "source")
+
+    def __init__(
+        self, threads: "Threads", function: Callable[[], Any], callback: Answer[Any], source: str | None
+    ) -> None:
+        self._threads = threads
+        self.function = function
+        self.callback: Answer[Any] | None = callback
+        self.source = source
+
+    def cancel(self) -> None:
+        """Make sure that the call isn't made, if it hasn't begun, and that nobody hears of it."""
+        self.callback = None
+        self._threads.forget(self)
+
+    def answer(self, value: Any, error: BaseException | None) -> None:
+        """Say what came of it, if anybody still wants to know."""
+        callback, self.callback = self.callback, None
+        if callback is not None:
+            callback(value, error)
+
+
+class Threads:
+    """Daemon threads for blocking calls, so that a resolver that hangs never keeps the process from ending.
+
+    Only `_handed`, `_answers` and `_event` are touched by the threads.
+    """
+
+    def __init__(self, reactor: Reactor, limit: int) -> None:
+        self._reactor = reactor
+        self._limit = limit
+        self._waiting: OrderedDict[str | None, OrderedDict[Job, None]] = OrderedDict()  # by source, the next one first
+        self._held: dict[str | None, int] = {}  # threads, by source
+        self._running = 0
+        self._count = 0
+        self._handed: SimpleQueue[Job | None]
+        self._answers: deque[tuple[Job, Any, BaseException | None]] = deque()
+        self._event: EventFd | Waker | None = None
+        self._closed = False
+
+    def prepare(self) -> None:
+        """Import and open now what the first call would. Raises OSError when there's no descriptor left for it."""
+        if self._event is not None:
+            return
         from queue import SimpleQueue  # here: threads are needed late or never
         from threading import Lock
 
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]] | None]
-        self._jobs = SimpleQueue()
-        self._answers: deque[tuple[Callable[[Any, BaseException | None], None], Any, BaseException | None]] = deque()
-        self._event = _waker()
-        self._count = 0
-        self._pending = 0
-        self._closed = False
+        event = _waker()
+        try:
+            self._reactor.watch(event.fileno(), READ, self._collect)
+        except OSError:
+            event.close()
+            raise
+        self._handed = SimpleQueue()
         self._closing = Lock()  # nobody may write to the descriptor once its number can be another file's
-        reactor.watch(self._event.fileno(), READ, self._collect)
+        self._event = event
 
-    def run(self, function: Callable[[], Any], callback: Callable[[Any, BaseException | None], None]) -> None:
-        """Queue a call; a thread more is started while all are busy, up to the limit."""
-        from threading import Thread
+    def run(self, function: Callable[[], T], callback: Answer[T], source: str | None = None) -> Job:
+        """Run `function()` when it's the turn of its source; `callback(value, error)` is called in the loop, later."""
+        job = Job(self, function, callback, source)
+        try:
+            self.prepare()
+        except OSError as error:
+            self._fail(job, error)
+        else:
+            self._waiting.setdefault(source, OrderedDict())[job] = None
+            self._hand_out()
+        return job
 
-        self._pending += 1
-        self._jobs.put((function, callback))
-        if self._pending > self._count and self._count < BLOCKING_CALLS_AT_ONCE:
-            try:
-                Thread(target=self._work, daemon=True).start()
-            except RuntimeError:  # RLIMIT_NPROC, pids.max
-                if not self._count:
-                    self._fail_all()
-            else:
-                self._count += 1
-
-    def _fail_all(self) -> None:
-        """Nobody will ever do what is queued."""
-        while not self._jobs.empty():
-            job = self._jobs.get()
-            if job is not None:
-                self._answers.append((job[1], None, BlockingIOError(errno.EAGAIN, "no thread can be started")))
-        self._event.wake()
+    def forget(self, job: Job) -> None:
+        """Let a job wait no longer; one that doesn't is no error."""
+        jobs = self._waiting.get(job.source)
+        if jobs is not None and job in jobs:
+            del jobs[job]
+            if not jobs:
+                del self._waiting[job.source]
 
     def close(self) -> None:
         """Let the threads end, each after the call that it is in; no callback is called any more."""
+        if self._event is None:
+            return
         with self._closing:
             self._closed = True
             self._event.close()
         for _ in range(self._count):
-            self._jobs.put(None)
+            self._handed.put(None)
+
+    def _hand_out(self) -> None:
+        """Have all begin that may."""
+        while (job := self._next()) is not None:
+            if self._running == self._count and not self._start_one():
+                if not self._count:
+                    self._fail(job, BlockingIOError(errno.EAGAIN, "no thread can be started"))
+                    self.forget(job)
+                return
+            self._waiting.move_to_end(job.source)
+            self.forget(job)
+            self._running += 1
+            self._held[job.source] = self._held.get(job.source, 0) + 1
+            self._handed.put(job)
+
+    def _next(self) -> Job | None:
+        """Whose turn it is; None: nobody's, or all who wait hold their share."""
+        free = self._limit - self._running
+        for source, jobs in self._waiting.items():
+            if free > (0 if source is None else self._held.get(source, 0)):
+                return next(iter(jobs))
+        return None
+
+    def _start_one(self) -> bool:
+        from threading import Thread
+
+        try:
+            Thread(target=self._work, daemon=True).start()
+        except RuntimeError:  # RLIMIT_NPROC, pids.max
+            return False
+        self._count += 1
+        return True
+
+    def _fail(self, job: Job, error: OSError) -> None:
+        self._reactor.call_soon(lambda: job.answer(None, error))
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            function, callback = job
-            try:
-                answer = (callback, function(), None)
-            except Exception as error:  # handed to the waiting task, whatever it is
-                self._answers.append((callback, None, error))
-            else:
-                self._answers.append(answer)
+        assert self._event is not None
+        while (job := self._handed.get()) is not None:
+            self._answers.append(_outcome(job))
             with self._closing:
                 if self._closed:
                     return
                 self._event.wake()
 
     def _collect(self, events: int) -> None:
+        assert self._event is not None
         self._event.clear()
         while self._answers:
-            callback, value, error = self._answers.popleft()
-            self._pending -= 1
-            callback(value, error)
+            job, value, error = self._answers.popleft()
+            self._running -= 1
+            self._held[job.source] -= 1
+            if not self._held[job.source]:
+                del self._held[job.source]
+            self._hand_out()
+            job.answer(value, error)
+
+
+def _outcome(job: Job) -> tuple[Job, Any, BaseException | None]:
+    if job.callback is None:  # cancelled on its way here
+        return job, None, None
+    try:
+        return job, job.function(), None
+    except Exception as error:  # handed to whoever waits for it, whatever it is
+        return job, None, error
 
 
 def _poller() -> "select.epoll | Poller":

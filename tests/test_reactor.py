@@ -1,8 +1,11 @@
 """The event loop: watches, timers, threads, tasks, and descriptor numbers that are used again."""
 
+import errno
 import gc
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pysocksify.reactor import READ, TIMERS_KEPT, WRITE, InThread, Pause, Reactor, Ready, Steps, Task, Timer
+from pysocksify.reactor import READ, TIMERS_KEPT, WRITE, InThread, Job, Pause, Reactor, Ready, Steps, Task, Timer
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 Pair = tuple[socket.socket, socket.socket]
 Outcomes = list[tuple[Any, BaseException | None]]
+LIMIT = 20.0  # s for anything that has to happen
 
 
 def ending(reactor: Reactor, last: Callable[[], None]) -> Callable[[], None]:
@@ -70,6 +74,39 @@ class TestWatches:
         pair[1].send(b"x")
         reactor.run_once()
         assert seen == [WRITE]
+
+    def test_rewatch(self, reactor: Reactor, pair: Pair) -> None:
+        """Other events, another callback; unwatch() ends it as any watch."""
+        fd = pair[0].fileno()
+        seen: list[tuple[str, int]] = []
+        reactor.watch(fd, READ, lambda events: seen.append(("old", events)))
+        pair[1].send(b"x")
+        reactor.rewatch(fd, READ | WRITE, lambda events: seen.append(("new", events)))
+        reactor.call_soon(lambda: None)
+        reactor.run_once()
+        assert seen == [("new", READ | WRITE)]
+        reactor.unwatch(fd)
+        reactor.watch(fd, READ, lambda events: None)
+
+    def test_rewatched_within_the_batch_gets_nothing_of_it(self, reactor: Reactor) -> None:
+        links = [socket.socketpair() for _ in range(2)]
+        fds = [left.fileno() for left, _ in links]
+        seen: list[str] = []
+
+        def first(fd: int, events: int) -> None:
+            seen.append("first")
+            for each in fds:
+                reactor.rewatch(each, WRITE, lambda events: seen.append("next"))
+
+        for fd in fds:
+            reactor.watch(fd, WRITE, partial(first, fd))
+        reactor.run_once()
+        assert seen == ["first"]
+        reactor.run_once()
+        assert seen == ["first", "next", "next"]
+        for left, right in links:
+            left.close()
+            right.close()
 
     def test_a_second_watch_is_refused(self, reactor: Reactor, pair: Pair) -> None:
         reactor.watch(pair[0].fileno(), READ, lambda events: None)
@@ -227,6 +264,182 @@ class TestThreads:
         reactor.run()
         assert [type(each) for each in answers] == [BlockingIOError, type(None)]
 
+    def test_a_cancelled_job_that_waits_is_never_made(self, reactor: Reactor) -> None:
+        gate, made = threading.Event(), []
+        outcomes: Outcomes = []
+        threads = reactor.threads("one", 1)
+        threads.run(gate.wait, lambda value, error: outcomes.append((value, error)))
+        jobs = [threads.run(lambda: made.append("cancelled"), finish(reactor, outcomes)) for _ in range(3)]
+        threads.run(lambda: "last", finish(reactor, outcomes))
+        for job in jobs:
+            job.cancel()
+            job.cancel()
+        assert sum(map(len, threads._waiting.values())) == 1
+        gate.set()
+        reactor.run()
+        assert made == []
+        assert outcomes == [(True, None), ("last", None)]
+
+    def test_nobody_hears_of_a_job_cancelled_while_it_runs(self, reactor: Reactor) -> None:
+        begun, gate = threading.Event(), threading.Event()
+        outcomes: Outcomes = []
+
+        def call() -> None:
+            begun.set()
+            gate.wait()
+
+        job = reactor.threads().run(call, finish(reactor, outcomes))
+        assert begun.wait(LIMIT)
+        job.cancel()
+        gate.set()
+        reactor.in_thread(lambda: "after", finish(reactor, outcomes))
+        reactor.run()
+        assert outcomes == [("after", None)]
+
+    def test_a_job_cancelled_by_another_ones_answer(self, reactor: Reactor) -> None:
+        outcomes: Outcomes = []
+        jobs: list[Job] = []
+        both = threading.Barrier(2)
+
+        def answered(value: Any, error: BaseException | None) -> None:
+            outcomes.append((value, error))
+            for job in jobs:
+                job.cancel()
+
+        threads = reactor.threads()
+        jobs.extend(threads.run(lambda: both.wait(LIMIT) * 0, answered) for _ in range(2))
+        while threads._running:
+            reactor.run_once()
+        assert outcomes == [(0, None)]
+
+    def test_kinds_of_calls_dont_wait_for_each_other(self, reactor: Reactor) -> None:
+        gate = threading.Event()
+        outcomes: Outcomes = []
+        for _ in range(3):
+            reactor.threads("slow", 2).run(gate.wait, lambda value, error: None)
+        assert reactor.threads("slow")._count == 2
+        reactor.in_thread(lambda: "quick", finish(reactor, outcomes))
+        reactor.run()
+        assert outcomes == [("quick", None)]
+        gate.set()
+
+    def test_one_source_leaves_threads_to_others(self, reactor: Reactor) -> None:
+        """However many calls one has, and also when nobody waits for those that hang."""
+        gate, outcomes = threading.Event(), Outcomes()
+        threads = reactor.threads("eight", 8)
+
+        def ignored(value: Any, error: BaseException | None) -> None:
+            return
+
+        hanging = [threads.run(gate.wait, ignored, "one") for _ in range(100)]
+        assert threads._held == {"one": 4}
+        for job in hanging[:4]:
+            job.cancel()
+        assert threads._held == {"one": 4}
+        for _ in range(100):
+            threads.run(gate.wait, ignored, "two")
+        assert threads._held == {"one": 4, "two": 2}
+        threads.run(lambda: "another's", finish(reactor, outcomes), "three")
+        reactor.run()
+        assert outcomes == [("another's", None)]
+        gate.set()
+        while threads._running or threads._waiting:
+            reactor.run_once()
+        assert threads._held == {}
+
+    def test_sources_take_turns(self, reactor: Reactor) -> None:
+        gate = threading.Event()
+        made: list[str] = []
+        threads = reactor.threads("one", 1)
+        threads.run(gate.wait, lambda value, error: None)
+        for source in ("a", "a", "a", "b", "b", "c"):
+            threads.run(partial(made.append, source), lambda value, error: None, source)
+        gate.set()
+        while threads._running:
+            reactor.run_once()
+        assert made == ["a", "b", "c", "a", "b", "a"]
+
+    def test_without_a_source_all_threads_in_order(self, reactor: Reactor) -> None:
+        gate = threading.Event()
+        made: list[int] = []
+        threads = reactor.threads("two", 2)
+        for _ in range(2):
+            threads.run(gate.wait, lambda value, error: None)
+        assert threads._running == 2
+        for number in range(20):
+            threads.run(partial(made.append, number), lambda value, error: None)
+        gate.set()
+        while threads._running:
+            reactor.run_once()
+        assert sorted(made) == list(range(20))
+
+    def test_no_more_threads_than_can_be_started(self, reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One is there, a second isn't to be had: what waits is done by the first, in turn."""
+        start = threading.Thread.start
+        started: list[threading.Thread] = []
+
+        def start_one(self: threading.Thread) -> None:
+            if started:
+                raise RuntimeError("can't start new thread")
+            started.append(self)
+            start(self)
+
+        monkeypatch.setattr(threading.Thread, "start", start_one)
+        gate, answers = threading.Event(), Outcomes()
+        reactor.in_thread(gate.wait, lambda value, error: answers.append((value, error)))
+        reactor.in_thread(lambda: "next", finish(reactor, answers))
+        gate.set()
+        reactor.run()
+        assert answers == [(True, None), ("next", None)]
+
+    def test_no_room_to_begin_with(self, reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The callback hears of it, later; once there's room it works."""
+        answers: list[BaseException | None] = []
+
+        def full(fd: int, events: int, callback: Callable[[int], None]) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def answered(value: Any, error: BaseException | None) -> None:
+            answers.append(error)
+            reactor.stop()
+
+        before = len(os.listdir("/proc/self/fd"))
+        with monkeypatch.context() as patch:
+            patch.setattr(reactor, "watch", full)
+            reactor.in_thread(lambda: 42, answered)
+            reactor.threads().run(lambda: 42, answered).cancel()
+            assert answers == []
+            reactor.run()
+            assert [getattr(error, "errno", None) for error in answers] == [errno.ENOSPC]
+        assert len(os.listdir("/proc/self/fd")) == before
+        reactor.in_thread(lambda: 42, answered)
+        reactor.run()
+        assert answers[1] is None
+
+    @pytest.mark.parametrize("ready", [False, True])
+    def test_out_of_descriptors(self, ready: bool) -> None:
+        """Nothing can be imported or opened any more: without prepare() the call fails, and only the call."""
+        program = f"""if True:
+            import errno, os, resource, sys
+            from pysocksify.reactor import Reactor
+
+            reactor = Reactor()
+            if {ready}:
+                reactor.threads().prepare()
+            else:
+                assert "queue" not in sys.modules
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+            outcomes = []
+            def answered(value, error):
+                outcomes.append((value, error and error.errno))
+                reactor.stop()
+            reactor.in_thread(lambda: 42, answered)
+            reactor.run()
+            os.write(1, repr(outcomes == [(42, None) if {ready} else (None, errno.EMFILE)]).encode())
+        """
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=LIMIT, check=False)
+        assert (done.stdout, done.stderr) == (b"True", b"")
+
 
 class TestTasks:
     def test_waits_and_returns(self, reactor: Reactor, pair: Pair) -> None:
@@ -325,6 +538,21 @@ class TestTasks:
         gate.set()
         reactor.in_thread(lambda: None, lambda value, error: reactor.stop())
         reactor.run()
+
+    def test_a_cancelled_ones_call_is_never_made(self, reactor: Reactor) -> None:
+        gate, made = threading.Event(), []
+
+        def steps() -> Steps[None]:
+            yield InThread(lambda: made.append("cancelled"))
+
+        threads = reactor.threads(limit=1)
+        reactor.in_thread(gate.wait, lambda value, error: None)
+        reactor.spawn(steps()).cancel()
+        assert not threads._waiting
+        gate.set()
+        reactor.in_thread(lambda: None, lambda value, error: reactor.stop())
+        reactor.run()
+        assert made == []
 
     def test_an_error_nobody_takes_is_not_lost(self, reactor: Reactor) -> None:
         def steps() -> Steps[None]:
