@@ -5,6 +5,9 @@ import struct
 
 from pysocksify.record import record
 
+INET = (sockets.AF_INET, sockets.AF_INET6)
+"""The families of Internet sockets."""
+
 # struct sockaddr_in: family, port, address, 8 bytes of zeros; family in the machine's byte order, port not (ip(7)).
 _SOCKADDR_IN_SIZE = 16
 # struct sockaddr_in6: family, port, flow information, address, scope id. The kernel takes it without the scope id

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pysocksify.address import Address
+from pysocksify.address import INET, Address
 from pysocksify.linux import connect
 from pysocksify.reactor import READ, Reactor
 from pysocksify.supervisor.calls import CallRefused
@@ -40,7 +40,6 @@ DNS_PORT = 53
 DATAGRAM = 65535  # no UDP datagram is longer (RFC 768)
 STAND_INS = 256  # name servers at once; resolv.conf has three, and a scanner of servers must not take all descriptors
 PEERS_REMEMBERED = 4096
-INET = (socket.AF_INET, socket.AF_INET6)
 
 _LO = b"lo\0"
 _IFNAMSIZ = 16  # linux/if.h

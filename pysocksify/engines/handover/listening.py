@@ -18,14 +18,13 @@ from collections.abc import Callable, Sequence
 from hmac import compare_digest
 from typing import Any, cast
 
-from pysocksify.address import Address
+from pysocksify.address import INET, Address
 from pysocksify.engines.handover import wire
 from pysocksify.reactor import READ, Reactor
 from pysocksify.report import Report
 from pysocksify.supervisor.calls import CallRefused, program_of
 from pysocksify.supervisor.core import Supervisor
 
-INET = (socket.AF_INET, socket.AF_INET6)
 SOCKADDR_MOST = 128  # sizeof(struct sockaddr_storage): longer is EINVAL (move_addr_to_kernel() in net/socket.c)
 STRANGERS = 1024  # connections without a request; those of the target have one within microseconds
 _AT_ONCE = 64  # connections accepted in one turn

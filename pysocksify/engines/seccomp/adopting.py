@@ -5,11 +5,11 @@ import errno
 import socket
 from dataclasses import dataclass
 
+from pysocksify.address import INET
 from pysocksify.engines.seccomp.adopted import Adopted, LetGo
 from pysocksify.engines.seccomp.notified import NotifiedCalls
 from pysocksify.engines.syscalls import abi
 from pysocksify.engines.syscalls.caught import CaughtCall, integer
-from pysocksify.engines.syscalls.dispatch import INET
 from pysocksify.engines.syscalls.filter import Numbers
 from pysocksify.engines.syscalls.memory import SOCKADDR_MOST
 from pysocksify.reactor import Reactor

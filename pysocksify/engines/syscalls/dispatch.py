@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import cast
 
+from pysocksify.address import INET
 from pysocksify.engines.syscalls import abi
 from pysocksify.engines.syscalls.caught import CaughtCall, Taker, integer
 from pysocksify.engines.syscalls.filter import MSG_FASTOPEN
@@ -20,8 +21,6 @@ from pysocksify.reactor import WRITE, Reactor, Ready, Steps
 from pysocksify.report import Report
 from pysocksify.supervisor.calls import CallRefused, program_of
 from pysocksify.supervisor.core import Supervisor
-
-INET = (socket.AF_INET, socket.AF_INET6)
 
 
 class Dispatch(ABC):

@@ -6,9 +6,10 @@ import os
 import socket
 from typing import cast
 
+from pysocksify.address import INET
 from pysocksify.engines.syscalls.caught import CaughtCall, Taker, integer
 from pysocksify.supervisor.calls import CallRefused
-from pysocksify.supervisor.confined import INET, Confined
+from pysocksify.supervisor.confined import Confined
 from pysocksify.supervisor.core import Supervisor
 
 
