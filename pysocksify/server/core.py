@@ -7,7 +7,7 @@ from functools import partial
 
 from pysocksify.address import Address
 from pysocksify.reactor import READ, Reactor
-from pysocksify.relay import PipePool
+from pysocksify.relay import RESET_ON_CLOSE, PipePool
 from pysocksify.report import Report
 from pysocksify.server import ports
 from pysocksify.server.connect import Upstream
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 ACCEPTED_AT_ONCE = 64  # in one round of the loop, so that a flood of clients doesn't stop the relays
 REFUSED_AT_ONCE = 256  # clients over a limit that are told so at the same time; what comes beyond that is reset
-NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+QUEUE_LIMIT = 4096  # clients that wait to be accepted: the default of net.core.somaxconn
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)  # ENOSPC: epoll's max_user_watches
 NO_ROOM_PAUSE = 0.1  # s until accept is tried again; nginx waits 0.5 (accept_mutex_delay), Go 0.005 to 1
 NO_PORT = Address("127.0.0.1", 0)
 """What stands for both ends of a connection over a Unix socket."""
@@ -67,12 +68,12 @@ class Server:
         self._listeners: dict[int, Listener] = {}
         self._sessions: set[Session] = set()
         self._refused: set[Session] = set()
-        self._tunnels: set[TlsTunnel] = set()
+        self._tunnels: dict[TlsTunnel, Session] = {}
         self._set_limits()
 
     @property
     def session_count(self) -> int:
-        """Clients that are there now."""
+        """Clients that are there now, or still have something to come through a tunnel."""
         return len(self._sessions) + len(self._refused)
 
     @property
@@ -111,7 +112,7 @@ class Server:
     def drain(self) -> None:
         """Listen no more; who is there, or waits in the queue already, goes on."""
         for listener in tuple(self._listeners.values()):
-            self._accept(listener)
+            self._accept(listener, QUEUE_LIMIT)
         self._stop_listening()
 
     def _stop_listening(self) -> None:
@@ -124,7 +125,7 @@ class Server:
         """Close the listeners and give up all sessions; their relays' ends are reset."""
         self._stop_listening()
         for session in (*self._sessions, *self._refused):
-            session.close()
+            session.end()
         for tunnel in tuple(self._tunnels):
             tunnel.close()
         self._shared.pool.close()
@@ -134,8 +135,8 @@ class Server:
         self._listeners[fd] = listener
         self._reactor.watch(fd, READ, lambda events: self._accept(listener))
 
-    def _accept(self, listener: Listener) -> None:
-        for _ in range(ACCEPTED_AT_ONCE):
+    def _accept(self, listener: Listener, at_once: int = ACCEPTED_AT_ONCE) -> None:
+        for _ in range(at_once):
             try:
                 connection, peer = listener.sock.accept()
             except BlockingIOError:
@@ -147,7 +148,7 @@ class Server:
                 continue  # ECONNABORTED and what else accept(2) passes on: that one client's trouble
             try:
                 self._serve(listener, connection, peer)
-            except OSError as error:  # reset before it was accepted; or no descriptor is left for its tunnel
+            except OSError as error:  # reset before it was accepted; or there is no room for its session
                 connection.close()
                 if error.errno in NO_ROOM:
                     self._pause(listener, error)
@@ -160,8 +161,13 @@ class Server:
         self._reactor.call_at(self._reactor.now() + NO_ROOM_PAUSE, lambda: self._resume(listener))
 
     def _resume(self, listener: Listener) -> None:
-        if listener.sock.fileno() >= 0:
+        if listener.sock.fileno() < 0:
+            return
+        try:
             self._watch(listener)
+        except OSError as error:
+            self._pause(listener, error)
+        else:
             self._accept(listener)
 
     def _serve(self, listener: Listener, connection: socket.socket, peer: object) -> None:
@@ -170,22 +176,31 @@ class Server:
         client = _client(connection, peer)
         over = self._shared.counter.enter(client.peer.host)
         if over and len(self._refused) >= REFUSED_AT_ONCE:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             connection.close()
             return
-        tunnel = None
         try:
-            if listener.tls is not None:
-                tunnel, connection = self._tunnel(connection, listener.tls)
+            session = self._session(listener, connection, client, over)
         except OSError:
             if not over:
                 self._shared.counter.leave(client.peer.host, None)
             raise
-        sessions = self._refused if over else self._sessions
-        ended = sessions.discard if tunnel is None else partial(_ended, sessions, tunnel)
-        session = Session(self._shared, connection, client, ended, over)
-        sessions.add(session)
-        if tunnel is not None:
-            tunnel.on_cut = session.cut
+        (self._refused if over else self._sessions).add(session)
+
+    def _session(self, listener: Listener, connection: socket.socket, client: Client, over: str) -> Session:
+        """A session for this connection, behind a tunnel where TLS is spoken. OSError."""
+        if listener.tls is None:
+            return Session(self._shared, connection, client, self._leave, over)
+        tunnel, inner = self._tunnel(connection, listener.tls)
+        try:
+            session = Session(self._shared, inner, client, partial(self._session_ended, tunnel), over)
+        except OSError:
+            tunnel.close()
+            inner.close()
+            raise
+        self._tunnels[tunnel] = session
+        tunnel.on_cut = session.cut
+        return session
 
     def _tunnel(self, connection: socket.socket, context: "ssl.SSLContext") -> "tuple[TlsTunnel, socket.socket]":
         """A tunnel for a connection that speaks TLS, and the session's end of it. OSError."""
@@ -193,20 +208,31 @@ class Server:
 
         inner, plain = socket.socketpair()
         try:
-            tunnel = TlsTunnel(self._reactor, connection, plain, context, self._tunnels.discard)
+            tunnel = TlsTunnel(self._reactor, connection, plain, context, self._tunnel_ended)
         except BaseException:
             inner.close()
             plain.close()
             raise
-        self._tunnels.add(tunnel)
         inner.setblocking(False)
         return tunnel, inner
 
+    def _session_ended(self, tunnel: "TlsTunnel", session: Session) -> None:
+        """Its client is there until the tunnel, too, has ended."""
+        if tunnel.closed:
+            self._leave(session)
+        else:
+            tunnel.over(cut=session.is_cut)
 
-def _ended(sessions: set[Session], tunnel: "TlsTunnel", session: Session) -> None:
-    """A session in TLS has ended."""
-    sessions.discard(session)
-    tunnel.over(cut=session.is_cut)
+    def _tunnel_ended(self, tunnel: "TlsTunnel") -> None:
+        session = self._tunnels.pop(tunnel, None)
+        if session is not None and session.closed:
+            self._leave(session)
+
+    def _leave(self, session: Session) -> None:
+        """Nothing of this client is left."""
+        self._sessions.discard(session)
+        self._refused.discard(session)
+        session.leave()
 
 
 def _client(connection: socket.socket, peer: object) -> Client:

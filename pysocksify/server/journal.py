@@ -8,7 +8,8 @@ The keys of a JSON line; those of what there wasn't are null:
 
     time        when it ended, UTC (RFC 3339): "2026-01-31T12:00:00.123Z"
     client      address and port that it came from; "" for one on a Unix socket
-    user        login name, or SOCKS4 user id
+    user        the name that the client has proved, by a password or its identd; where neither is asked for, what it
+                calls itself
     version     "socks4", "socks4a", "socks5" or "http"
     command     "connect", "bind" or "udp_associate"
     destination host:port that it asked for

@@ -36,7 +36,7 @@ class Served(Protocol):
 
     @property
     def session_count(self) -> int:
-        """Clients that are there now."""
+        """Clients that are there now, or still have something to come."""
 
     def adopt(self, sock: socket.socket, tls: "ssl.SSLContext | None" = None) -> None:
         """Accept clients on a listening socket."""

@@ -10,9 +10,11 @@ Theory of operation. A session owns the client's socket and goes through these s
 - parting, after a refusal: shut down for writing, and read until the client's end, so that no RST overtakes the reply.
 
 A client that is over a limit goes through the handshake like others, and is refused in the reply: so it hears why.
-Whatever ends a session calls `ended` once. close() gives it up in any state.
+Whatever ends a session calls `ended` once. close() gives it up in any state. It stays counted until leave(), since what
+it said may still be on its way through a tunnel.
 """
 
+import contextlib
 import select
 import socket
 import time
@@ -23,7 +25,7 @@ from pysocksify.codes import Command
 from pysocksify.errors import Cause
 from pysocksify.protocol.serve import Request, reply
 from pysocksify.reactor import READ, Timer
-from pysocksify.relay import Relay, RelayOutcome
+from pysocksify.relay import RESET_ON_CLOSE, Relay, RelayOutcome
 from pysocksify.report import DEBUG
 from pysocksify.server.associate import Association
 from pysocksify.server.bind import Bind
@@ -39,14 +41,19 @@ PARTING_LIMIT = 10.0  # s; RFC 1928 section 6: closed no more than 10 seconds af
 OVER_LIMIT_HANDSHAKE = 5.0  # s for those who are only to be told that there are too many
 IDLE_LOOKS = 4  # in the time of the idle limit
 GONE = ("client_gone", "client went away")
+SERVER_ENDED = ("other", "server ended")
 
 
 class Session:
-    """A client that was accepted. `ended(session)` is called when all is closed."""
+    """A client that was accepted. `ended(session)` is called when all is closed.
+
+    Raises OSError from the constructor: the connection is still the caller's.
+    """
 
     __slots__ = (
-        "_began", "_bytes", "_client", "_connection", "_early", "_ended", "_failure", "_job", "_milliseconds", "_moved",
-        "_outcome", "_over", "_relay", "_request", "_settings", "_shared", "_started", "_through", "_timer", "_user",
+        "_began", "_bytes", "_client", "_connection", "_early", "_ended", "_failure", "_granted", "_job",
+        "_milliseconds", "_moved", "_name", "_outcome", "_over", "_relay", "_request", "_settings", "_shared", "_started",
+        "_through", "_timer", "_user",
     )  # fmt: skip
 
     def __init__(
@@ -65,9 +72,11 @@ class Session:
         self._ended: Callable[[Session], None] | None = ended
         self._over = over
         self._request: Request | None = None
-        self._user: str | None = None
+        self._user: str | None = None  # as whom it's counted
+        self._name: str | None = None  # for the journal
         self._early = b""
         self._relay: Relay | None = None
+        self._granted = False  # it was told that it's connected
         self._bytes = (0, 0)
         self._moved = 0
         self._failure = "closed"
@@ -75,8 +84,6 @@ class Session:
         self._through = ""
         self._milliseconds: float | None = None
         self._started = self._began = shared.reactor.now()
-        limit = OVER_LIMIT_HANDSHAKE if over else settings.limits.handshake
-        self._timer: Timer = shared.reactor.call_at(self._began + limit, self._slow_handshake)
         self._job: Handshake | Connect | Bind | Association | None = Handshake(
             shared,
             connection,
@@ -86,18 +93,41 @@ class Session:
             failed=self._handshake_failed,
             gone=self.close,
         )
+        limit = OVER_LIMIT_HANDSHAKE if over else settings.limits.handshake
+        # last: a session that there is no room for leaves nothing behind
+        self._timer: Timer = shared.reactor.call_at(self._began + limit, lambda: self._slow_handshake(limit))
 
-    def cut(self) -> None:
-        """The client was cut off, which is seen only before its bytes come here."""
-        if self._relay is None:
-            self.close()
-        else:
+    def cut(self, words: str = "") -> None:
+        """The client was cut off, which is seen only before its bytes come here; or it came to nothing there, and this
+        is why."""
+        if self._relay is not None:
             self._relay.cut_a()
+            return
+        if words:
+            self._failure = "protocol"
+            self._outcome = "other", words
+        self.close()
+
+    def end(self) -> None:
+        """Give up because the server ends."""
+        if self._outcome is GONE:
+            self._failure, self._outcome = "other", SERVER_ENDED
+        self.close()
+
+    def leave(self) -> None:
+        """Count the client no more: nothing of it is left."""
+        if not self._over:
+            self._shared.counter.leave(self._client.peer.host, self._user)
+
+    @property
+    def closed(self) -> bool:
+        """It has ended."""
+        return self._ended is None
 
     @property
     def is_cut(self) -> bool:
         """Whether it was relaying, and not to both ends."""
-        return self._relay is not None and self._outcome[0] != "ok"
+        return self._granted and self._outcome[0] != "ok"
 
     def close(self) -> None:
         """Give up, whatever the state."""
@@ -123,8 +153,6 @@ class Session:
     def _account(self) -> None:
         """Count and write down what it came to."""
         shared, request = self._shared, self._request
-        if not self._over:
-            shared.counter.leave(self._client.peer.host, self._user)
         up, down = self._bytes
         if request is None:
             shared.counter.handshake_failed(self._failure)
@@ -137,7 +165,7 @@ class Session:
             client=self._client.name,
             outcome=self._outcome[1],
             seconds=shared.reactor.now() - self._started,
-            user=None if request is None or request.username is None else shown(request.username),
+            user=self._name,
             version=None if request is None else request.version,
             command=None if request is None else request.command.name.lower(),
             destination=None if request is None else str(request.destination),
@@ -156,36 +184,43 @@ class Session:
         self._outcome = "other", words
         self._part(last_words)
 
-    def _slow_handshake(self) -> None:
+    def _slow_handshake(self, limit: float) -> None:
         self._failure = "timeout"
-        self._outcome = "timed_out", f"handshake not done in {self._settings.limits.handshake:g} s"
+        self._outcome = "timed_out", f"handshake not done in {limit:g} s"
         self.close()
 
     # what it asked for
 
     def _asked(self, request: Request, user: str | None, early: bytes) -> None:
         """Begin what was asked for, if the limits and the rules have nothing against it."""
-        shared = self._shared
+        shared, settings = self._shared, self._settings
         self._job = None
         self._timer.cancel()
         self._request, self._early = request, early
         self._began = shared.reactor.now()
+        self._name = user
+        if not settings.users and not settings.identd and request.username is not None:  # nobody has to prove his name
+            self._name = shown(request.username)
         over = self._over or ("" if user is None else shared.counter.enter_user(user))
         if over:
             shared.report.problem(f"limit {over}", f"too many connections: the limit {over!r} is reached")
             self._refuse(Cause.OVER_LIMIT, over)
             return
         self._user = user
-        permission = Permission(self._settings, shared.upstream, self._client.peer, user, request)
+        permission = Permission(settings, shared.upstream, self._client.peer, user, request)
         refusal = permission.refusal()
         if refusal is not None:
             self._refuse(*refusal)
-        elif request.command == Command.CONNECT:
-            self._connect(request, permission)
-        elif request.command == Command.BIND:
-            self._bind(request, permission)
-        else:
-            self._associate(request, permission)
+            return
+        try:
+            if request.command == Command.CONNECT:
+                self._connect(request, permission)
+            elif request.command == Command.BIND:
+                self._bind(request, permission)
+            else:
+                self._associate(request, permission)
+        except OSError as error:  # no port is to be had, or no watch
+            self._failed(Cause.GENERAL_FAILURE, error.strerror or str(error))
 
     def _connect(self, request: Request, permission: Permission) -> None:
         shared, settings = self._shared, self._settings
@@ -220,26 +255,20 @@ class Session:
 
     def _associate(self, request: Request, permission: Permission) -> None:
         shared, client = self._shared, self._client
-        try:
-            association = Association(
-                shared.reactor,
-                client=client.peer,
-                local=client.local_name,
-                expected=request.destination,
-                hosts=self._settings.hosts,
-                allows=permission.allows_datagram,
-                may_reach=permission.may_reach_for,
-                idle=self._settings.limits.udp_idle,
-                ended=self._association_ended,
-            )
-        except OSError as error:
-            self._refuse(Cause.GENERAL_FAILURE, error.strerror or str(error))
-            return
-        self._job = association
+        shared.reactor.watch(self._connection.fileno(), READ, self._on_control)
+        self._job = association = Association(
+            shared.reactor,
+            client=client.peer,
+            local=client.local_name,
+            expected=request.destination,
+            hosts=self._settings.hosts,
+            allows=permission.allows_datagram,
+            may_reach=permission.may_reach_for,
+            idle=self._settings.limits.udp_idle,
+            ended=self._association_ended,
+        )
         self._through = "direct"
-        if say(self._connection, reply(request, None, association.bound)):
-            shared.reactor.watch(self._connection.fileno(), READ, self._on_control)
-        else:
+        if not say(self._connection, reply(request, None, association.bound)):
             self.close()
 
     def _association_ended(self, words: str) -> None:
@@ -304,8 +333,8 @@ class Session:
             self._shared.report.problem(f"dial {words.rpartition(': ')[2]}", f"{request.destination}: {words}")
         self._refuse(cause, words)
 
-    def _relay_to(self, sock: socket.socket, told: Address) -> None:
-        """Tell the client that it has its connection, whose socket this is, and relay."""
+    def _relay_to(self, sock: socket.socket, end: Address) -> None:
+        """Tell the client that it has its connection, whose socket this is, and relay. `end` is for the reply."""
         shared, request = self._shared, self._request
         assert request is not None
         self._job = None
@@ -317,16 +346,33 @@ class Session:
             sock.close()
             self._refuse(Cause.GENERAL_FAILURE, str(error))
             return
-        if not say(self._connection, reply(request, None, told)):
+        if not say(self._connection, reply(request, None, end)):
             sock.close()
             self.close()
             return
         if shared.report.verbosity >= DEBUG:
             shared.report.debug(f"{self._client.name} -> {request.destination}: connected, {self._milliseconds:.0f} ms")
+        self._granted = True
         early, self._early = self._early, b""
-        self._relay = Relay(shared.reactor, self._connection, sock, shared.pool, self._relayed, to_b=early)
+        try:
+            self._relay = Relay(shared.reactor, self._connection, sock, shared.pool, self._relayed, to_b=early)
+        except OSError as error:
+            self._not_relayed(sock, error)
+            return
         if self._settings.limits.idle is not None:
             self._look_for_idleness(self._settings.limits.idle, shared.reactor.now())
+
+    def _not_relayed(self, sock: socket.socket, error: OSError) -> None:
+        """The client has its reply, so all that is left is to reset both ends, as a relay does that is cut off."""
+        words = error.strerror or str(error)
+        self._shared.report.problem(f"relay {words}", f"no room for a relay: {words}")
+        self._outcome = "general_failure", words
+        for end in (self._connection, sock):
+            self._shared.reactor.unwatch(end.fileno())
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        sock.close()
+        self.close()
 
     def _look_for_idleness(self, limit: float, since: float) -> None:
         """Give the relay up when nothing was delivered either way for so many seconds."""
@@ -372,8 +418,12 @@ class Session:
         except OSError:
             self.close()
             return
+        try:
+            reactor.watch(fd, READ, self._on_parting)
+        except OSError:  # no room, and it has been told what there was to tell
+            self.close()
+            return
         self._timer = reactor.call_at(reactor.now() + PARTING_LIMIT, self.close)
-        reactor.watch(fd, READ, self._on_parting)
 
     def _on_parting(self, events: int) -> None:
         try:

@@ -9,13 +9,16 @@ close_notify and the shutdown of the connection's sending side. A connection tha
 cut off (RFC 8446 section 6.1): the session gets a reset, as it does for a real one.
 
 A socket pair knows no reset, so the session's end is told (`over`): what it said is still handed over, then the client
-hears close_notify, or is reset when the session was cut off. After that only the client's end is waited for, and not
-for long: nobody else has it in sight.
+hears close_notify, or is reset when the session was cut off. After that only the client's end is waited for. That takes
+as long as it takes, but a client that takes nothing for a while is given up: nobody else has it in sight.
 """
 
 import contextlib
+import fcntl
 import socket
 import ssl
+import sys
+import termios
 from collections.abc import Callable
 
 from pysocksify.errors import ConfigError
@@ -23,7 +26,7 @@ from pysocksify.reactor import READ, WRITE, Reactor, Timer
 from pysocksify.relay import RESET_ON_CLOSE
 
 READ_SIZE = 65536
-OVER_LIMIT = 10.0  # s for a client to take what is left, and to end; as session.PARTING_LIMIT
+OVER_LIMIT = 10.0  # s for a client to take some of what is left, and to end; as session.PARTING_LIMIT
 
 
 def context(certificate: str, key: str) -> ssl.SSLContext:
@@ -49,8 +52,8 @@ def _no_password() -> bytes:
 
 
 class TlsTunnel:
-    """Owns both sockets. `ended(tunnel)` is called when they are closed, `on_cut` before that if the client's end was
-    cut off."""
+    """Owns both sockets. `ended(tunnel)` is called when they are closed, `on_cut(words)` if the client's end was cut
+    off; the words say why TLS came to nothing, if it did."""
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class TlsTunnel:
     ) -> None:
         """OSError, ssl.SSLError: the sockets are still the caller's."""
         plain.setblocking(False)
-        self.on_cut: Callable[[], None] | None = None
+        self.on_cut: Callable[[str], None] | None = None
         self._reactor = reactor
         self._outer, self._plain = outer, plain
         self._ended: Callable[[TlsTunnel], None] | None = ended
@@ -76,25 +79,45 @@ class TlsTunnel:
         self._session_ended = False  # the plain end has no more
         self._notified = False  # our close_notify is among what goes out
         self._session_passed = False
+        self._sent = 0  # bytes
+        self._taken = 0  # of these, when that was looked at last
         self._over: Timer | None = None
         self._reset = False  # what is said last is a reset
         self._wanted: dict[socket.socket, int | None] = {outer: None, plain: None}
         self._want(outer, READ)
 
+    @property
+    def closed(self) -> bool:
+        """Both sockets are closed."""
+        return self._outer.fileno() < 0
+
     def over(self, *, cut: bool) -> None:
         """The session has ended both ways. `cut`: it was cut off, and so is its client, once it has what was said."""
-        if self._outer.fileno() < 0:
+        if self.closed:
             return
         if not self._shaken:
             self.close()
             return
-        self._over = self._reactor.call_at(self._reactor.now() + OVER_LIMIT, self.close)
+        self._taken = self._sent - _unacknowledged(self._outer)
+        self._over = self._reactor.call_at(self._reactor.now() + OVER_LIMIT, self._look_at_progress)
         self._reset = cut
         self._reactor.call_soon(lambda: self._on_outer(WRITE))
 
+    def _look_at_progress(self) -> None:
+        """Give up a client that has taken nothing since the last look; its kernel's word counts, ours takes much at
+        once."""
+        taken = self._sent - _unacknowledged(self._outer)
+        if taken != self._taken:
+            self._taken = taken
+            self._over = self._reactor.call_at(self._reactor.now() + OVER_LIMIT, self._look_at_progress)
+        elif self._session_passed:  # the kernel has all, and goes on by itself
+            self._close()
+        else:
+            self.close()
+
     def close(self) -> None:
         """Give up: the client's connection is reset."""
-        if self._outer.fileno() >= 0:
+        if not self.closed:
             self._outer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self._close()
 
@@ -109,14 +132,17 @@ class TlsTunnel:
             ended(self)
 
     def _on_outer(self, events: int) -> None:
-        if self._outer.fileno() < 0:
+        if self.closed:
             return
         try:
             if events & ~WRITE and not self._to_plain:
                 self._receive()
             self._flush()
-        except (OSError, ssl.SSLError):  # SSLError is an OSError; named for who reads
-            self._cut()
+        except (OSError, ssl.SSLError) as error:  # SSLError is an OSError; named for who reads
+            if self._shaken:
+                self._cut()
+            else:
+                self._fail(error)
 
     def _on_plain(self, events: int) -> None:
         try:
@@ -174,7 +200,9 @@ class TlsTunnel:
             with contextlib.suppress(ssl.SSLWantReadError):  # for the client's own, which may come much later
                 self._tls.unwrap()
         self._to_outer += self._outgoing.read()
-        self._to_outer = self._to_outer[_send(self._outer, self._to_outer) :]
+        sent = _send(self._outer, self._to_outer)
+        self._sent += sent
+        self._to_outer = self._to_outer[sent:]
         if self._client_ended and not self._to_plain and not self._client_passed:
             self._client_passed = True
             if self._over is None:
@@ -213,8 +241,20 @@ class TlsTunnel:
             return
         on_cut, self.on_cut = self.on_cut, None
         if on_cut is not None:
-            on_cut()
+            on_cut("")
         self.close()
+
+    def _fail(self, error: OSError) -> None:
+        """There will be no TLS. An alert says so to the client (RFC 8446 section 6.2), unless a reset overtakes it."""
+        words = ""
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):  # else it is gone
+            words = f"TLS handshake failed: {error.reason or error}"
+        with contextlib.suppress(OSError):
+            _send(self._outer, self._to_outer + self._outgoing.read())
+        on_cut, self.on_cut = self.on_cut, None
+        self._close()
+        if on_cut is not None:
+            on_cut(words)
 
 
 def _send(sock: socket.socket, data: bytes) -> int:
@@ -224,4 +264,12 @@ def _send(sock: socket.socket, data: bytes) -> int:
     try:
         return sock.send(data)
     except BlockingIOError:
+        return 0
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """How many bytes were sent that the peer's kernel hasn't taken; 0 where that can't be told."""
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)  # SIOCOUTQ, tcp(7)
+    except OSError:
         return 0

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pysocksify.address import Address
 from pysocksify.server import Limits, ServerSettings, tls
 from tests.lab.certificates import certificate
 from tests.lab.processes import open_files
@@ -68,8 +69,12 @@ def destination() -> Iterator[socket.socket]:
 class Client:
     """A client after TLS's handshake. Its close_notify and its FIN are two things here."""
 
-    def __init__(self, server: Running, context: ssl.SSLContext) -> None:
-        self.sock = server.connect()
+    def __init__(self, server: Running, context: ssl.SSLContext, *, little_room: bool = False) -> None:
+        self.sock = socket.socket()
+        self.sock.settimeout(LIMIT)
+        if little_room:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        self.sock.connect((server.address.host, server.address.port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="127.0.0.1")
@@ -154,6 +159,15 @@ def connected(
                 inner.settimeout(LIMIT)
                 yield client, inner, server
         gone(server, before)
+
+
+def listen_with_little_room(server: Running, context: ssl.SSLContext) -> None:
+    """Have the server listen elsewhere, where the kernel holds little for a client that doesn't read."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        listener.setsockopt(socket.SOL_SOCKET, option, 8192)
+    server.address = Address(*listener.getsockname())
+    server.in_loop(lambda: server.server.adopt(listener, context))
 
 
 def sockets() -> int:
@@ -260,6 +274,27 @@ class TestHandshakes:
                 second.send(socks5(80))
                 assert second.receive_all().startswith(b"\x05\x00\x05\x01")
 
+    @pytest.mark.parametrize(("reason", "alert"), [("no common cipher", 40), ("wrong version", 70)])
+    def test_an_alert_says_why(self, reason: str, alert: int, context: ssl.SSLContext, theirs: ssl.SSLContext) -> None:
+        """RFC 5246 section 7.2: fatal handshake_failure, protocol_version; and then an end, not a reset."""
+        theirs.maximum_version = ssl.TLSVersion.TLSv1_2
+        if reason == "wrong version":
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+        else:
+            theirs.set_ciphers("AES128-SHA256")
+        outgoing = ssl.MemoryBIO()
+        hello = theirs.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="127.0.0.1")
+        with pytest.raises(ssl.SSLWantReadError):
+            hello.do_handshake()
+        with running(tls=context) as server, server.connect() as client:
+            before = sockets()
+            client.sendall(outgoing.read())
+            answer = receive_all(client)
+            assert answer[:1] + answer[3:] == bytes((21, 0, 2, 2, alert))
+            server.until(lambda: server.counts.sums().failed["protocol"])
+            assert "TLS handshake failed: " in server.lines[-1]
+            gone(server, before)
+
     def test_a_refusal_ends_with_close_notify(self, context: ssl.SSLContext, theirs: ssl.SSLContext) -> None:
         with socket.socket() as nobody, running(tls=context) as server:
             nobody.bind(("127.0.0.1", 0))
@@ -315,6 +350,54 @@ class TestEnds:
                 inner.recv(1)
             server.until(lambda: not server.server.session_count)
             assert "reset by the client" in server.lines[-1]
+
+    def test_a_slow_reader_of_the_last_bytes(
+        self, context: ssl.SSLContext, theirs: ssl.SSLContext, destination: socket.socket
+    ) -> None:
+        """The session has ended, but the client is there, and counts, as long as it takes something of what is left."""
+        much = MUCH[:150_000]
+        with running(ServerSettings(limits=Limits(total=1)), tls=context) as server:
+            listen_with_little_room(server, context)
+            before = sockets()
+            with Client(server, theirs, little_room=True) as client:
+                client.send(socks5(destination.getsockname()[1]))
+                client.exactly(12)
+                with destination.accept()[0] as inner:
+                    inner.settimeout(LIMIT)
+                    client.send_end()
+                    assert receive_all(inner) == b""
+                    inner.sendall(much)
+                server.until(lambda: "ok, " in server.lines[-1])
+                assert server.server.session_count == 1
+                assert server.counts.sums().active == 1
+                (tunnel,) = server.server._tunnels
+                came = b""
+                for _ in range(3):
+                    for _ in range(20):
+                        came += client.receive(1500)
+                    server.in_loop(tunnel._look_at_progress)
+                    assert server.server.session_count == 1
+                assert came + client.receive_all() == much
+            gone(server, before)
+            assert not server.counts.sums().active
+
+    def test_a_reader_of_the_last_bytes_who_stops(
+        self, context: ssl.SSLContext, theirs: ssl.SSLContext, destination: socket.socket,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(tls, "OVER_LIMIT", 0.1)
+        with running(tls=context) as server:
+            listen_with_little_room(server, context)
+            before = sockets()
+            with Client(server, theirs, little_room=True) as client:
+                client.send(socks5(destination.getsockname()[1]))
+                client.exactly(12)
+                with destination.accept()[0] as inner:
+                    client.send_end()
+                    inner.sendall(MUCH[:150_000])
+                gone(server, before + 1)
+                with pytest.raises(ConnectionError):
+                    client.receive_all()
 
     def test_nonsense_later(self, context: ssl.SSLContext, theirs: ssl.SSLContext, destination: socket.socket) -> None:
         with connected(context, theirs, destination) as (client, inner, _):
