@@ -1,5 +1,6 @@
 """Users: logins, the file of hashes, and changing it."""
 
+import itertools
 import os
 import stat
 import subprocess
@@ -231,6 +232,7 @@ HASH = CHEAP.hash("x")
         (f"a%3Ab:{HASH}\na%3ab:{HASH}\n".encode(), 2, "a%3Ab stands in line 1 already"),
         (b"caf\xe9:x\n", 1, "not UTF-8"),
     ],
+    ids=itertools.count(),  # not the hashes, which differ at every collection
 )
 def test_a_file_that_cant_be_used(tmp_path: Path, content: bytes, line: int, reason: str) -> None:
     path = tmp_path / "users"
