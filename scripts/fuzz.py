@@ -69,7 +69,7 @@ def main() -> int:
     for level, count in (("conversation", CONVERSATIONS), ("server", SERVED)):
         if options.level not in (None, level):
             continue
-        numbers = range(start, start + (options.cases or count))
+        numbers = range(start, start + (count if options.cases is None else options.cases))
         if options.only is not None:
             numbers = range(options.only, options.only + 1)
         if not fuzz(level, numbers, options.processes, options.seconds):

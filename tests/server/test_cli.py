@@ -11,9 +11,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from shutil import which
 
 import pytest
+
+from tests.lab.wrapped import need
+from tests.server.running import need_ipv6
+from tests.supervisor.holds import has_ipv6
 
 LIMIT = 20
 COMMAND = (sys.executable, "-m", "pysocksify.server.cli")
@@ -39,11 +42,17 @@ class Running:
         assert self.process.stderr is not None
         self.lines: list[str] = []
         self.addresses: list[str] = []
-        for _ in range(listeners):
-            line = self.process.stderr.readline()
-            assert line.startswith("listening on "), line
-            self.addresses.append(line.removeprefix("listening on ").strip())
-        self._reader = threading.Thread(target=self._read)
+        try:
+            for _ in range(listeners):
+                line = self.process.stderr.readline()
+                assert line.startswith("listening on "), line
+                self.addresses.append(line.removeprefix("listening on ").strip())
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            self.process.stderr.close()
+            raise
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
@@ -79,7 +88,11 @@ def running(*arguments: str, descriptors: int | None = None, listeners: int = 1)
         yield server
     finally:
         if server.process.returncode is None:
-            server.stop()
+            try:
+                server.stop()
+            except subprocess.TimeoutExpired:
+                server.stop(signal.SIGKILL)
+                raise
 
 
 @pytest.fixture
@@ -87,7 +100,8 @@ def web() -> Iterator[int]:
     """An HTTP/1.0 server for BODY, on IPv4 and IPv6, without any library's help."""
     listeners = [socket.create_server(("127.0.0.1", 0))]
     number: int = listeners[0].getsockname()[1]
-    listeners.append(socket.create_server(("::1", number), family=socket.AF_INET6))
+    if has_ipv6():
+        listeners.append(socket.create_server(("::1", number), family=socket.AF_INET6))
 
     def answer(client: socket.socket) -> None:
         with client, contextlib.suppress(ConnectionError):  # some tests hang up
@@ -116,8 +130,7 @@ def web() -> Iterator[int]:
 
 
 def run(*argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    if which(argv[0]) is None:
-        pytest.skip(f"{argv[0]} is not installed")
+    need(argv[0])
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
     return subprocess.run(argv, input=stdin, capture_output=True, timeout=LIMIT, check=False, env=environment)
 
@@ -134,18 +147,21 @@ CURL = [
     (("--proxytunnel", "--proxy"), "[::1]"),
 ]
 RESOLVE = ("--resolve", "web.test=127.0.0.1", "--resolve", "Six.Test=::1")
+SIX = {"six.test": "::1"}
 LISTEN = ("--listen", "127.0.0.1:0")
 
 
 class TestCurl:
     @pytest.mark.parametrize(("options", "host"), CURL)
     def test_gets_it(self, web: int, options: tuple[str, ...], host: str) -> None:
+        need_ipv6(SIX.get(host, host))
         with running(*LISTEN, *RESOLVE) as server:
             result = run("curl", "-gsS", *options, f"127.0.0.1:{server.port}", f"http://{host}:{web}/")
         assert result.stdout == BODY, result.stderr
 
     @pytest.mark.parametrize(("options", "host"), CURL)
     def test_with_a_login(self, web: int, options: tuple[str, ...], host: str) -> None:
+        need_ipv6(SIX.get(host, host))
         with running(*LISTEN, *RESOLVE, "--user", "alice:s:cret w") as server:
             argv = ("curl", "-gsS", *options, f"127.0.0.1:{server.port}", f"http://{host}:{web}/", "--proxy-user")
             right, wrong = run(*argv, "alice:s:cret w"), run(*argv, "alice:wrong")
@@ -185,6 +201,7 @@ class TestOthers:
     )
     @pytest.mark.parametrize("user", [None, "alice:secret"])
     def test_ncat(self, web: int, kind: str, host: str, user: str | None) -> None:
+        need_ipv6(host)
         login = ("--user", user) if user else ()
         with running(*LISTEN, *RESOLVE, *login) as server:
             options = ["--proxy", f"127.0.0.1:{server.port}", "--proxy-type", kind, "--proxy-dns", "remote"]
@@ -206,6 +223,7 @@ class TestOthers:
         ],
     )
     def test_socat(self, web: int, address: str) -> None:
+        need_ipv6("::1" if "[" in address else "")
         with running(*LISTEN, *RESOLVE) as server:
             result = run("socat", "-t", "5", "-", address.format(web=web, proxy=server.port), stdin=ask(web))
         assert result.stdout.endswith(BODY), result.stderr

@@ -16,7 +16,9 @@ from tests.server.running import (
     ECHO,
     LIMIT,
     LOOPBACK,
+    NOBODYS,
     PAYLOAD,
+    descriptors,
     login,
     port,
     receive,
@@ -186,7 +188,9 @@ class TestBind:
     @pytest.mark.parametrize(("protocol", "refusal"), [("socks4a", b"\x00\x5b"), ("socks5 name", b"\x05\x00\x05\x04")])
     def test_a_name_that_nobody_has(self, protocol: str, refusal: bytes) -> None:
         with running() as server, server.connect() as client:
-            client.sendall(BINDS[protocol].replace(b"echo.test", b"e.invalid"))
+            begin, _, end = BINDS[protocol].partition(b"\x09echo.test" if protocol == "socks5 name" else b"echo.test")
+            length = bytes([len(NOBODYS)]) if protocol == "socks5 name" else b""
+            client.sendall(begin + length + NOBODYS + end)
             assert receive_all(client).startswith(refusal)
 
     @pytest.mark.parametrize("protocol", ["socks4 for anybody", "socks5 for anybody"])
@@ -346,12 +350,14 @@ class TestUdpAssociate:
     def test_100_leave_nothing(self, remote: socket.socket) -> None:
         head = header(b"\x01" + LOOPBACK, remote.getsockname()[1])
         with running() as server:
+            before = descriptors()
             for _ in range(100):
                 with server.connect() as client, associate(client) as sock:
                     sock.send(head + b"a")
                     answers(remote, b"a")
                     sock.recv(100)
             server.until(lambda: not server.server.session_count)
+            assert descriptors() == before
 
 
 @pytest.mark.parametrize(

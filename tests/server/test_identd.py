@@ -1,5 +1,6 @@
 """The client of RFC 1413, in front of scripted identds on loopback that answer with bytes written by hand."""
 
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 from pysocksify.address import Address
 from pysocksify.reactor import Reactor
 from pysocksify.server.identd import LINE_LIMIT, Ident, parse
+from tests.server.running import need_ipv6
 
 LIMIT = 20.0  # s for anything that has to happen
 CLIENT, SERVER = Address("127.0.0.1", 6193), Address("127.0.0.1", 1080)
@@ -121,6 +123,7 @@ def test_asks_from_the_address_that_the_client_is_connected_to() -> None:
 
 
 def test_ipv6() -> None:
+    need_ipv6()
     identd = Identd(lambda sock: sock.sendall(b"6193, 1080 : USERID : UNIX : stjohns\r\n"), "::1")
     assert answer_of(identd.port, client=Address("::1", 6193), server=Address("::1", 1080)) == "stjohns"
     identd.stop()
@@ -156,10 +159,16 @@ def test_cancel() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(LIMIT)
         ident = Ident(reactor, CLIENT, SERVER, LIMIT, answers.append, port=listener.getsockname()[1])
-        reactor.call_at(reactor.now() + 0.05, reactor.stop)
-        reactor.run()
+
+        def until_readable(sock: socket.socket) -> None:
+            while not select.select([sock], [], [], 0)[0]:
+                reactor.call_at(reactor.now() + 0.01, lambda: None)
+                reactor.run_once()
+
+        until_readable(listener)
         sock, _ = listener.accept()
         with sock:
+            until_readable(sock)
             sock.settimeout(LIMIT)
             assert sock.recv(100) == b"6193, 1080\r\n"
             ident.cancel()

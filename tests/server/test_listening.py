@@ -20,6 +20,7 @@ from pysocksify.server.settings import ServerSettings
 from pysocksify.server.systemd import Inherited
 from pysocksify.server.users import Users
 from tests.lab.wrapped import need
+from tests.server.running import need_ipv6
 
 
 def context(certificate: str, key: str) -> ssl.SSLContext:
@@ -97,6 +98,7 @@ class TestInternet:
         assert len(found) == 3
 
     def test_ipv6_is_ipv6_only(self, listeners: Listeners) -> None:
+        need_ipv6()
         listeners.open(Listen(address=Address("::", 0)))
         ((sock, tls),) = listeners.of(0)
         assert tls is None

@@ -19,6 +19,7 @@ from pysocksify.errors import ConfigError
 from pysocksify.server.counting import Counts
 from pysocksify.server.metrics import Metrics
 from tests.lab.wrapped import missing
+from tests.server.running import need_ipv6
 
 LIMIT = 20
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,7 @@ def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_numbers(host: str) -> None:
+    need_ipv6(host)
     counts = Counts.shared(2, 1024)
     first, second = counts.worker(0), counts.worker(1)
     first.limit(total=1)
