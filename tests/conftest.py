@@ -19,8 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Takes what some tests count on: SIGINT, which a shell has the background ignore, and enough descriptors."""
-    config.addinivalue_line("markers", "everywhere: as root, in all surroundings and on lesser kernels too")
-    config.addinivalue_line("markers", "foreign: runs a program that isn't one of Python's")
+    config.addinivalue_line(
+        "markers", "everywhere(only=…): as root, in all surroundings and on lesser kernels too, or where `only` says so"
+    )
+    config.addinivalue_line("markers", "foreign(kind='dynamic'): runs a program that isn't one of Python's")
     config.addinivalue_line(
         "markers", "promise(key): what this tests; where it is said not to be promised, it must fail"
     )

@@ -1,7 +1,7 @@
 """The conformance suite: each promise written once and kept by every engine.
 
 A test that asks for `run` (or `way`) is run once for each way of `tests.lab.ways`. One that runs `behaviour`, a program
-in C, or is marked `foreign`, isn't run with the python engine, whose refusal of such programs test_programs asserts.
+in C, or is marked `foreign`, isn't run with the engines that refuse such programs, as test_programs asserts.
 `promise(key)` names what a test is about: where that is said not to be promised, the test must fail.
 """
 
@@ -11,7 +11,7 @@ from tests.lab import town
 from tests.lab.accounts import Account
 from tests.lab.done import Done
 from tests.lab.targets import Target
-from tests.lab.ways import NESTED, Named, Way, ways
+from tests.lab.ways import NESTED, Named, Way, usual, ways
 from tests.lab.wrapped import Behaviour, PlaceOf, Run, Wrap
 
 LOST_WITHOUT = {
@@ -24,19 +24,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The ways of every test that has one."""
     if "way" not in metafunc.fixturenames:
         return
+    foreign = metafunc.definition.get_closest_marker("foreign")
+    everywhere = metafunc.definition.get_closest_marker("everywhere")
+    kind = "dynamic" if foreign or "behaviour" in metafunc.fixturenames else "python"
     found = ways(
-        python="behaviour" not in metafunc.fixturenames and not marked(metafunc, "foreign"),
-        everywhere=marked(metafunc, "everywhere"),
+        kind=foreign.args[0] if foreign and foreign.args else kind,
+        everywhere=everywhere.kwargs.get("only", usual) if everywhere else None,
         every_pair=metafunc.config.getoption("--every-pair"),
     )
     lab = "run" in metafunc.fixturenames
     marks = {one: [pytest.mark.root] if lab or one.needs_root else [] for one in found}
     metafunc.parametrize("way", [pytest.param(one, marks=marks[one], id=str(one)) for one in found], indirect=True)
-
-
-def marked(metafunc: pytest.Metafunc, name: str) -> bool:
-    """Whether a test function has a marker."""
-    return metafunc.definition.get_closest_marker(name) is not None
 
 
 def not_promised(named: Named, key: str) -> str:

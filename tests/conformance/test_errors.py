@@ -5,6 +5,7 @@ import pytest
 from tests.lab import town
 from tests.lab.scripted import Script
 from tests.lab.targets import Target
+from tests.lab.ways import about_sockets
 from tests.lab.wrapped import Run, Scripted, Servers
 
 REFUSED = {"ECONNREFUSED"}
@@ -43,13 +44,13 @@ def refusing(scripted_proxy: Scripted) -> str:
     return str(scripted_proxy(Script(answers=dict(zip(HOSTS, REPLIES, strict=True)))).url())
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=about_sockets)
 def test_of_every_reply(run: Run, refusing: str) -> None:
     done = run.python("errors.py", *(word for host in HOSTS for word in (host, 80)), via=refusing)
     assert done.out.split() == list(REPLIES.values()), done
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=about_sockets)
 @pytest.mark.promise("held")
 def test_of_every_reply_by_so_error(run: Run, refusing: str) -> None:
     seen = run.connects(*(f"{host}:80" for host in HOSTS), via=refusing)

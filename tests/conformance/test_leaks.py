@@ -9,7 +9,7 @@ import pytest
 from tests.lab import town
 from tests.lab.clients import BY_NAME
 from tests.lab.targets import Target
-from tests.lab.ways import NESTED, Way
+from tests.lab.ways import NESTED, Way, about_sockets
 from tests.lab.wrapped import Run, Servers, need
 
 # In a container another filter has answered EPERM already.
@@ -26,7 +26,7 @@ REFUSED_WITH = {
 IO_URING_PAST_PYTHON = {"docker": "EPERM", NESTED: "ENOSYS"}
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=about_sockets)
 @pytest.mark.parametrize("world", ["closed", "open"])
 def test_other_ways_out(world: str, way: Way, run: Run, lab_town: town.Town, target: Target, servers: Servers) -> None:
     port = servers("bundled").port
@@ -72,7 +72,7 @@ def everything_open(name: str, run: Run, lab_town: town.Town, target: Target, se
     assert peers == (set() if run.way.refuses(client.kind) else {town.EXIT})
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=about_sockets)
 @pytest.mark.foreign
 @pytest.mark.parametrize("tool", ["dig", "getent"])
 def test_questions_for_names_stay_here(tool: str, run: Run, servers: Servers) -> None:
@@ -86,7 +86,7 @@ def test_questions_for_names_stay_here(tool: str, run: Run, servers: Servers) ->
     assert done.out.startswith(("198.18.", "198.19.")), done
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=about_sockets)
 def test_a_proxy_that_is_gone(run: Run, lab_town: town.Town, target: Target) -> None:
     """Where the target could be reached directly, it isn't."""
     gone = town.free_port(lab_town.proxy, town.PROXY_FROM_OPEN)

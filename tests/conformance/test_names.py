@@ -5,13 +5,14 @@ import json
 
 import pytest
 
+from tests.lab.ways import about_sockets
 from tests.lab.wrapped import Run, Servers
 
 FAKE = ipaddress.ip_network("198.18.0.0/15")
 ULA = ipaddress.ip_network("fc00::/7")
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=about_sockets)
 def test_every_way_to_ask(run: Run, servers: Servers) -> None:
     done = run.python("names.py", "target.test", via=servers("bundled").url("socks5"))
     assert done.status == 0, done

@@ -13,7 +13,7 @@ import pytest
 
 from tests.lab.children import signal_group
 from tests.lab.done import Done
-from tests.lab.ways import Way
+from tests.lab.ways import Way, same_kernel
 from tests.lab.wrapped import command, finish
 
 VIA = "socks5://127.0.0.1:9"
@@ -34,7 +34,7 @@ def test_exit_status(status: int, way: Way) -> None:
     assert ended(way, python(way, f"raise SystemExit({status})")).status == status
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=same_kernel)
 def test_standard_streams_and_exit_status(way: Way) -> None:
     script = "import sys; print(sys.stdin.read(), end=''); print('error', file=sys.stderr); sys.exit(7)"
     done = ended(way, python(way, script), stdin="through\n")
@@ -51,7 +51,7 @@ def test_death_by_signal(number: signal.Signals, way: Way) -> None:
     assert ended(way, python(way, script)).status == -number
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=same_kernel)
 def test_death_by_signal_as_a_shell_sees_it(way: Way) -> None:
     line = shlex.join(command(way, python(way, "import os; os.kill(os.getpid(), 9)"), via=VIA))
     done = finish(["sh", "-c", f"{line}; echo $?"], environment=way.environment)
@@ -100,7 +100,7 @@ def gone(pid: int) -> bool:
         os.close(pidfd)
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=lambda way: same_kernel(way) or way.without == "wait_killable")
 def test_its_supervisor_ends_too(way: Way) -> None:
     """Also when the program has ended before the supervisor began to serve it."""
     done = ended(way, python(way, "import os; print(os.getppid())"))
@@ -122,7 +122,7 @@ def test_killing_pysocksify_kills_the_program(number: signal.Signals, way: Way) 
         assert gone(pid)
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=same_kernel)
 def test_killing_pysocksify_itself_kills_the_program(way: Way) -> None:
     """SIGKILL, of which it can tell the program nothing."""
     with started(way, python(way, WAITS)) as process:
@@ -139,7 +139,7 @@ TAKES = (
 )
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=same_kernel)
 def test_a_program_may_take_a_signal(way: Way) -> None:
     with started(way, python(way, TAKES)) as process:
         assert process.stdout is not None

@@ -6,12 +6,20 @@ The target's name is known to the proxy host only: a client that gets there by n
 import pytest
 
 from tests.lab import town
+from tests.lab.accounts import Account
 from tests.lab.clients import BY_NAME, CLIENTS, Client, check, host
 from tests.lab.targets import Target
-from tests.lab.wrapped import Run, Servers, need
+from tests.lab.ways import REFUSES, Way, about_sockets
+from tests.lab.wrapped import PlaceOf, Run, Servers, Wrap, need
 
-COMMON = ("curl", "node-fetch", "go-http", "static-musl", "python-asyncio")
-"""One that blocks, an event loop, two static programs that resolve names in ways of their own, and one of Python's."""
+COMMON = ("curl", "node-fetch")
+"""One that blocks, and an event loop."""
+
+STATIC = ("go-http", "static-musl")
+"""They resolve names in ways of their own."""
+
+ONE_OF_PYTHONS = "python-asyncio"
+EVERYWHERE = (*COMMON, *STATIC, ONE_OF_PYTHONS)
 
 
 def goes(
@@ -33,14 +41,41 @@ def goes(
         check(client, done, target.log.since(mark), address)
 
 
-@pytest.mark.parametrize("client", [one for one in CLIENTS if one.name not in COMMON], ids=lambda client: client.name)
+@pytest.mark.parametrize(
+    "client", [one for one in CLIENTS if one.name not in EVERYWHERE], ids=lambda client: client.name
+)
 def test_every_program(client: Client, run: Run, target: Target, servers: Servers) -> None:
     goes(client, run, target, servers("bundled").url("socks5"))
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=about_sockets)
+@pytest.mark.foreign
 @pytest.mark.parametrize("name", COMMON)
 def test_common_programs(name: str, run: Run, target: Target, servers: Servers) -> None:
+    goes(BY_NAME[name], run, target, servers("bundled").url("socks5"))
+
+
+@pytest.mark.everywhere(only=about_sockets)
+@pytest.mark.foreign("static")
+@pytest.mark.parametrize("name", STATIC)
+def test_common_static_programs(name: str, run: Run, target: Target, servers: Servers) -> None:
+    goes(BY_NAME[name], run, target, servers("bundled").url("socks5"))
+
+
+@pytest.mark.everywhere(only=about_sockets)
+def test_a_common_program_of_pythons(run: Run, target: Target, servers: Servers) -> None:
+    goes(BY_NAME[ONE_OF_PYTHONS], run, target, servers("bundled").url("socks5"))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [(engine, name) for engine in REFUSES for name in EVERYWHERE if BY_NAME[name].kind in REFUSES[engine]],
+)
+def test_common_programs_that_are_refused(
+    engine: str, name: str, user_account: Account, wrap: Wrap, place: PlaceOf, target: Target, servers: Servers
+) -> None:
+    run = Run(Way(account=user_account, engine=engine), wrap, place)
     goes(BY_NAME[name], run, target, servers("bundled").url("socks5"))
 
 

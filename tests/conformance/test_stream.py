@@ -8,6 +8,7 @@ from tests.lab import targets
 from tests.lab.done import Done
 from tests.lab.scripted import Script
 from tests.lab.targets import Event, Target
+from tests.lab.ways import adopts, even_auto
 from tests.lab.wrapped import Run, Scripted, Servers
 
 GIGABYTE = 1 << 30
@@ -45,8 +46,21 @@ class Talk:
         return self.target.log.wait(self.mark, lambda event: event.what == what)
 
 
-@pytest.mark.everywhere
+# A blocking program is the proxy's client itself: nothing of ours is between them, nor different elsewhere, except
+# where the program's socket is the supervisor's too.
+blocking = pytest.mark.parametrize("mode", ["blocking"], indirect=True)
+held = pytest.mark.parametrize("mode", ["held"], indirect=True)
+
+
+@held
+@pytest.mark.everywhere(only=even_auto)
 def test_the_server_speaks_first(talk: Talk) -> None:
+    assert talk("banner", "banner").out.strip() == targets.BANNER.decode().strip()
+
+
+@blocking
+@pytest.mark.everywhere(only=adopts)
+def test_the_server_speaks_first_to_a_blocking_program(talk: Talk) -> None:
     assert talk("banner", "banner").out.strip() == targets.BANNER.decode().strip()
 
 
@@ -60,8 +74,19 @@ def test_half_close_by_the_target_host(talk: Talk) -> None:
     assert talk.saw("end of file").data == b"after your end"
 
 
+@held
 @pytest.mark.everywhere
 def test_half_close_by_the_program(talk: Talk) -> None:
+    _half_close(talk)
+
+
+@blocking
+@pytest.mark.everywhere(only=adopts)
+def test_half_close_by_a_blocking_program(talk: Talk) -> None:
+    _half_close(talk)
+
+
+def _half_close(talk: Talk) -> None:
     digest = hashlib.sha256(b"x" * 100_000).hexdigest()
     assert talk("half-close", "sink").out.strip() == f"100000 {digest}"
 

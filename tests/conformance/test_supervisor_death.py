@@ -8,10 +8,11 @@ import pytest
 from tests.lab import town
 from tests.lab.processes import parent
 from tests.lab.targets import Target
+from tests.lab.ways import even_auto
 from tests.lab.wrapped import Background, Run, Servers
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(only=even_auto)
 def test_killed_supervisor(
     run: Run, background: Background, lab_town: town.Town, target: Target, servers: Servers
 ) -> None:

@@ -12,7 +12,6 @@ Each service writes what it saw into one log of events; a test waits for an even
 | early | closes its own direction first with FAREWELL, then reads to the end of file and notes what came |
 | reset | reads a line, then resets the connection |
 | watch | reads until the connection ends and notes whether by FIN or RST |
-| urgent | sends `ab`, an urgent `!`, `cd`; notes an urgent byte that it gets |
 """
 
 import contextlib
@@ -20,7 +19,6 @@ import hashlib
 import http.server
 import json
 import random
-import select
 import socket
 import struct
 import threading
@@ -301,27 +299,6 @@ def watch(sock: socket.socket, note: Callable[..., None]) -> None:
     note("end of file", received)
 
 
-def urgent(sock: socket.socket, note: Callable[..., None]) -> None:
-    sock.sendall(b"ab")
-    sock.send(b"!", socket.MSG_OOB)
-    sock.sendall(b"cd")
-    readable = select.POLLIN | select.POLLPRI
-    poll = select.poll()
-    poll.register(sock, readable)
-    received = b""
-    while True:
-        for _, events in poll.poll():
-            if events & select.POLLPRI:
-                note("urgent byte", sock.recv(1, socket.MSG_OOB))
-                poll.modify(sock, select.POLLIN)
-            elif events:
-                data = sock.recv(65536)
-                received += data
-                if not data:
-                    note("end of file", received)
-                    return
-
-
 SERVICES: dict[str, Service] = {
     "echo": echo,
     "banner": banner,
@@ -330,5 +307,4 @@ SERVICES: dict[str, Service] = {
     "early": early,
     "reset": reset,
     "watch": watch,
-    "urgent": urgent,
 }

@@ -1,9 +1,11 @@
 """The ways in which a program can be wrapped: by which engine, as whom, in which surroundings, with which kernel.
 
 A promise holds in every way that it is tested in. `ways` says which those are: all engines always, and what differs by
-account, surroundings or kernel where a promise's test is marked for it. The full product is for `--every-pair`.
+account, surroundings or kernel where a promise's test is marked for it, as far as it can make a difference to that
+promise. The full product is for `--every-pair`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +79,41 @@ class Way:
         return {**self.account.environment, **({"PYSOCKSIFY_WITHOUT": self.without} if self.without else {})}
 
 
-def ways(*, python: bool, everywhere: bool, every_pair: bool) -> list[Named]:
-    """The ways to test a promise in. `python`: the program is one of Python's, so that the python engine has it too."""
-    engines = [name for name in ENGINES if python or name != "python"]
+ANSWERING = ("wait_killable", "addfd_send", "sync_wake_up")
+"""The features that concern how any call is answered; the others concern sockets."""
+
+
+def even_auto(way: Named) -> bool:
+    """All that there is, with `auto` in all surroundings."""
+    return True
+
+
+def usual(way: Named) -> bool:
+    """What `auto` takes in which surroundings is a promise of its own; only in a container, as root, it does more."""
+    return way.engine != "auto" or way.account == "root"
+
+
+def about_sockets(way: Named) -> bool:
+    """For what doesn't depend on how calls are answered."""
+    return usual(way) and way.without not in ANSWERING
+
+
+def same_kernel(way: Named) -> bool:
+    """For programs that don't connect."""
+    return usual(way) and not way.without
+
+
+def adopts(way: Named) -> bool:
+    """Where the supervisor has made the program's sockets itself."""
+    return way.without == "pidfd_getfd" or (way.around == "docker" and way.engine in ("auto", "seccomp"))
+
+
+def ways(*, kind: str, everywhere: Callable[[Named], bool] | None, every_pair: bool) -> list[Named]:
+    """The ways to test a promise in, with every engine that can reach programs of a kind.
+
+    `everywhere`: not only as an ordinary user on an ordinary kernel, but also wherever this says so.
+    """
+    engines = [name for name in ENGINES if kind not in REFUSES.get(name, ())]
     if every_pair:
         return [
             *(Named(engine=engine, account=account) for engine in engines for account in ACCOUNTS),
@@ -87,8 +121,8 @@ def ways(*, python: bool, everywhere: bool, every_pair: bool) -> list[Named]:
             *(Named(engine="seccomp", account=account, without=name) for name in FEATURES for account in ACCOUNTS),
         ]
     found = [Named(engine=engine) for engine in engines]
-    if everywhere:
-        found += elsewhere(engines)
+    if everywhere is not None:
+        found += filter(everywhere, elsewhere(engines))
     return found
 
 

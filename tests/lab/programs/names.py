@@ -15,15 +15,6 @@ def addresses(host: str, family: int = 0) -> list[str]:
     return []
 
 
-def said(host: str) -> str:
-    """How a name that doesn't exist is refused."""
-    try:
-        socket.getaddrinfo(host, 80)
-    except socket.gaierror as error:
-        return str(error.errno)
-    return ""
-
-
 fake = addresses(name, socket.AF_INET)[0]
 with ThreadPoolExecutor(20) as pool:
     threads = list(pool.map(lambda number: addresses(f"host-{number}.test", socket.AF_INET)[0], range(100)))

@@ -1,11 +1,10 @@
 """talk.py WHAT HOST PORT MODE: one conversation with a service of the target; prints what came.
 
-WHAT: banner, early, half-close, urgent-in, urgent-out, reset-in, reset-out, many. MODE: blocking, or held (connect
+WHAT: banner, early, half-close, urgent-out, reset-in, reset-out, many. MODE: blocking, or held (connect
 without blocking).
 """
 
 import errno
-import select
 import socket
 import struct
 import sys
@@ -45,18 +44,6 @@ def half_close(sock: socket.socket) -> None:
     sock.sendall(b"x" * 100_000)
     sock.shutdown(socket.SHUT_WR)
     print(everything(sock).decode().strip())
-
-
-def urgent_in(sock: socket.socket) -> None:
-    """An urgent byte in the middle of ordinary ones."""
-    poll = select.poll()
-    poll.register(sock, select.POLLPRI)
-    poll.poll(20_000)
-    byte = sock.recv(1, socket.MSG_OOB)
-    ordinary = b""
-    while len(ordinary) < 4:
-        ordinary += sock.recv(10)
-    print(byte.decode(), ordinary.decode())
 
 
 def urgent_out(sock: socket.socket) -> None:
