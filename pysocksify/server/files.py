@@ -5,7 +5,7 @@ Paths in the file are taken from its directory.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from pysocksify.config.files import beside
 from pysocksify.config.files import read as read_toml
 from pysocksify.errors import ConfigError
 from pysocksify.route.rules import DIRECT, Pattern, Rules
+from pysocksify.server import ports
 from pysocksify.server.access import ANYBODY, Access, AccessRule
 from pysocksify.server.settings import Limits, ServerSettings
 from pysocksify.server.users import Users, name_of, readable_by_others, shown
@@ -221,21 +222,24 @@ def _command(value: object, source: str, key: str) -> Command:
         raise ConfigError(source, key, str(error)) from None
 
 
-def _host(name: str, value: object, source: str) -> tuple[str, tuple[str, ...]]:
-    """A name, as it is looked up, and its addresses."""
-    key = f"hosts.{name}"
-    try:
-        known = Address.of(name, 0)
-        texts = [value] if isinstance(value, str) else schema.nonempty(value)
-        addresses = [Address.of(schema.string(text), 0) for text in texts]
-    except ValueError as error:
-        raise ConfigError(source, key, str(error)) from None
+def host(name: str, texts: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    """A name, as it is looked up, and its addresses. Raises ValueError."""
+    known = Address.of(name, 0)
     if not known.is_name:
-        raise ConfigError(source, key, "is an address already")
+        raise ValueError(f"{name} is an address already")
+    addresses = [Address.of(text, 0) for text in texts]
     for address in addresses:
         if address.is_name:
-            raise ConfigError(source, key, f"{address.host} is not an address")
+            raise ValueError(f"{address.host} is not an address")
     return known.host, tuple(address.host for address in addresses)
+
+
+def _host(name: str, value: object, source: str) -> tuple[str, tuple[str, ...]]:
+    try:
+        texts = [value] if isinstance(value, str) else schema.nonempty(value)
+        return host(name, [schema.string(text) for text in texts])
+    except ValueError as error:
+        raise ConfigError(source, f"hosts.{name}", str(error)) from None
 
 
 def _whether(value: object) -> bool:
@@ -253,12 +257,7 @@ def _parsed_listen(value: object) -> Listen:
 
 
 def _metrics(value: object) -> Address:
-    address = Address.parse(schema.string(value))
-    if address.host == "localhost":
-        address = Address("127.0.0.1", address.port)
-    if address.is_name or not address.is_loopback or not any(address.packed):
-        raise ValueError("must be an address on loopback: who reads it isn't asked for a password")
-    return address
+    return ports.private(schema.string(value))
 
 
 def _drain(value: object) -> float:

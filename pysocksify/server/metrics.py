@@ -26,9 +26,10 @@ REQUEST_LIMIT = 10.0  # s, for whoever connects and asks nothing; Prometheus' ow
 
 
 class Metrics:
-    """Listens on `address` (port 0: any) from its construction on; serve() answers, or start() in a thread.
+    """Listens on `address` (port 0: any), which only this machine should reach, from its construction on. start() has
+    it answer.
 
-    Raises ConfigError: the address isn't this machine's own, can't be had, or prometheus-client isn't installed.
+    Raises ConfigError: the address can't be had, or prometheus-client isn't installed.
     """
 
     def __init__(self, address: Address, counts: Counts) -> None:
@@ -37,35 +38,25 @@ class Metrics:
         except ImportError:
             raise ConfigError(OPTION, "", MISSING) from None
 
-        host = "127.0.0.1" if address.host == "localhost" else address.host
-        if address.is_name and address.host != "localhost":
-            raise ConfigError(OPTION, str(address), "an address is needed, not a name")
-        if host in ("0.0.0.0", "::") or not address.is_loopback:
-            raise ConfigError(OPTION, str(address), "must be a loopback address: there is no login for these numbers")
         registry = CollectorRegistry()
         registry.register(Collector(counts))
         try:
-            self._server = _Server((host, address.port), _Handler)
+            self._server = _Server((address.host, address.port), _Handler)
         except OSError as error:
             raise ConfigError(OPTION, str(address), os.strerror(error.errno or 0)) from None
         self._server.set_app(make_wsgi_app(registry))
-        self.address = Address.of(host, self._server.server_port)
-
-    def serve(self) -> None:
-        """Answer until close() is called by another thread, or the process ends."""
-        self._server.serve_forever()
+        self._started = False
+        self.address = Address.of(address.host, self._server.server_port)
 
     def start(self) -> None:
         """Answer in a thread, which doesn't keep the process from ending."""
-        Thread(target=self.serve, name="metrics", daemon=True).start()
+        Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+        self._started = True
 
     def close(self) -> None:
-        """Close the port. In the process that serves, only after start()."""
-        self._server.shutdown()
-        self._server.server_close()
-
-    def leave(self) -> None:
-        """Close this process's share of a port that another one serves."""
+        """Close the port, or this process's share of one that another process serves."""
+        if self._started:  # shutdown() waits for the thread's end, also where there's none
+            self._server.shutdown()
         self._server.server_close()
 
 

@@ -33,6 +33,16 @@ def numeric(address: Address) -> Address:
     return address
 
 
+def private(text: str) -> Address:
+    """An address on loopback, for what doesn't ask for a password. Raises ValueError."""
+    address = Address.parse(text)
+    if address.host == "localhost":
+        address = Address("127.0.0.1", address.port)
+    if address.is_name or is_public(address):
+        raise ValueError(f"{address}: must be an address on loopback: who reads it isn't asked for a password")
+    return address
+
+
 def listening(address: Address, count: int = 1) -> tuple[socket.socket, ...]:
     """So many sockets that listen on one address (port 0: any one, the same for all), among which the kernel spreads
     the clients (SO_REUSEPORT, socket(7)). IPv6 sockets take IPv6 only. Raises ConfigError."""

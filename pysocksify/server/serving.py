@@ -12,7 +12,7 @@ from pysocksify.config.urls import parse_proxy
 from pysocksify.errors import ConfigError
 from pysocksify.reactor import Reactor
 from pysocksify.report import VERBOSE, Report
-from pysocksify.server import files, listening, systemd, tls
+from pysocksify.server import files, listening, ports, systemd, tls
 from pysocksify.server.core import Server
 from pysocksify.server.counting import Counter, Counts
 from pysocksify.server.journal import Journal
@@ -150,7 +150,7 @@ def raise_descriptor_limit() -> None:
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """The command line's values under the names of the file's keys, as `files.load` takes them; without those that
-    weren't given (None, (), False). Raises ConfigError."""
+    weren't given (None, False, nothing in it; 0 is given). Raises ConfigError."""
     certificate, key = values["certificate"] or "", values["key"] or ""
     limits = {"total": "total", "per_user": "per_user", "per_source": "per_source", "idle": "idle", "timeout": "dial"}
     known = {
@@ -168,7 +168,7 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
         "log_file": values["log_file"],
         "verbosity": -1 if values["quiet"] else min(values["verbose"], 2) or None,
     }
-    return {name: value for name, value in known.items() if value is not None and value not in ((), {}, False)}
+    return {name: value for name, value in known.items() if value not in (None, (), {}) and value is not False}
 
 
 def parse_user(text: str) -> tuple[bytes, bytes]:
@@ -187,16 +187,9 @@ def parse_resolve(text: str) -> tuple[str, tuple[str, ...]]:
     if not equals:
         raise ConfigError("--resolve", text, "NAME=ADDRESS is needed")
     try:
-        known = Address.of(name, 0)
-        addresses = [Address.of(host, 0) for host in hosts.split(",")]
+        return files.host(name, hosts.split(","))
     except ValueError as error:
         raise ConfigError("--resolve", text, str(error)) from None
-    if not known.is_name:
-        raise ConfigError("--resolve", text, f"{name} is an address already")
-    for address in addresses:
-        if address.is_name:
-            raise ConfigError("--resolve", text, f"{address.host} is not an address")
-    return known.host, tuple(address.host for address in addresses)
 
 
 def parse_metrics(text: str | None) -> Address | None:
@@ -204,7 +197,7 @@ def parse_metrics(text: str | None) -> Address | None:
     if text is None:
         return None
     try:
-        return Address.parse(text)
+        return ports.private(text)
     except ValueError as error:
         raise ConfigError("--metrics", "", str(error)) from None
 

@@ -52,8 +52,8 @@ class Session:
 
     __slots__ = (
         "_began", "_bytes", "_client", "_connection", "_early", "_ended", "_failure", "_granted", "_job",
-        "_milliseconds", "_moved", "_name", "_outcome", "_over", "_relay", "_request", "_settings", "_shared", "_started",
-        "_through", "_timer", "_user",
+        "_milliseconds", "_moved", "_name", "_outcome", "_over", "_relay", "_request", "_settings", "_shared",
+        "_started", "_through", "_timer", "_user",
     )  # fmt: skip
 
     def __init__(

@@ -100,7 +100,7 @@ class Master:
             self._job.listeners.close()
             self._reactor.close()
             if self._job.metrics is not None:
-                self._job.metrics.leave()
+                self._job.metrics.close()
         if self._failure:
             raise PysocksifyError(self._failure)
 
@@ -143,7 +143,7 @@ class Master:
                 serve_metrics(self._job, theirs)
             else:
                 if self._job.metrics is not None:
-                    self._job.metrics.leave()
+                    self._job.metrics.close()
                 work(self._job, self._settings, number, theirs)
             status = 0
         except PysocksifyError as error:

@@ -13,7 +13,9 @@ from pysocksify.config.urls import parse_proxy
 from pysocksify.errors import ConfigError
 from pysocksify.route.rules import DIRECT
 from pysocksify.server.access import Access
+from pysocksify.server.cli import command
 from pysocksify.server.files import Listen, ServerFile, load
+from pysocksify.server.serving import given
 from pysocksify.server.settings import Limits, ServerSettings
 
 EXAMPLE = Path(__file__).parent.parent.parent / "conf" / "server.toml"
@@ -119,14 +121,14 @@ def test_chains_without_hops(tmp_path: Path) -> None:
 
 def test_the_command_line_comes_before_the_file(tmp_path: Path) -> None:
     text = 'workers = 3\nhops = ["socks5://127.0.0.1:1"]\n[hosts]\na = "192.0.2.1"\n[limits]\ntotal = 5\nidle = 6\n'
-    given = {
+    values = {
         "workers": 4,
         "hops": (parse_proxy("socks5://127.0.0.1:2", "-p"),),
         "limits": {"total": 7},
         "hosts": {"b": ("192.0.2.2",)},
         "listen": (Listen.parse("127.0.0.1:0"),),
     }
-    file = load(written(tmp_path, text), given, {b"bob": b"x"})
+    file = load(written(tmp_path, text), values, {b"bob": b"x"})
     assert file.workers == 4
     assert file.settings.limits == Limits(total=7, idle=6)
     assert file.settings.hosts == {"a": ("192.0.2.1",), "b": ("192.0.2.2",)}
@@ -134,9 +136,22 @@ def test_the_command_line_comes_before_the_file(tmp_path: Path) -> None:
     assert file.settings.upstream is not None
     assert file.settings.upstream.chains[0].hops[0].address.port == 2
     assert file.listen == (Listen(address=Address("127.0.0.1", 0)),)
-    without = load(None, given)
+    without = load(None, values)
     assert without.settings.upstream is not None
     assert without.settings.limits == Limits(total=7)
+
+
+def test_none_counts_as_given_on_the_command_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "drain = 20\nopen = true\n")
+    for words, drain in (((), 20), (("--drain", "0"), 0)):
+        with command.make_context("server", list(words)) as context:
+            file = load(path, given(context.params))
+        assert (file.drain, file.settings.open) == (drain, True)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_metrics(tmp_path: Path, host: str) -> None:
+    assert load(written(tmp_path, f'metrics = "{host}:1"')).metrics == Address("127.0.0.1", 1)
 
 
 def test_users_of_file_and_command_line(tmp_path: Path) -> None:
@@ -189,6 +204,7 @@ def test_paths_hold_from_any_directory(tmp_path: Path, monkeypatch: pytest.Monke
         ('metrics = "0.0.0.0:9180"', "metrics", "on loopback"),
         ('metrics = "192.0.2.1:9180"', "metrics", "on loopback"),
         ('metrics = "db.localhost:9180"', "metrics", "on loopback"),
+        ('metrics = "[::]:9180"', "metrics", "on loopback"),
         ("drain = -1", "drain", "more than 0"),
         ("drain = false", "drain", "must be a number"),
         ('engine = "seccomp"', "engine", "no such key"),

@@ -59,7 +59,7 @@ def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
     }
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_numbers(host: str) -> None:
     need_ipv6(host)
     counts = Counts.shared(2, 1024)
@@ -134,14 +134,16 @@ def test_threads_of_one_process() -> None:
     assert values[0] < values[-1]
 
 
-@pytest.mark.parametrize("text", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "example.com:0", "127.0.0.1:1"])
-def test_where_it_can_not_listen(text: str) -> None:
-    if text == "127.0.0.1:1":
-        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="in use"):
-            Metrics(Address("127.0.0.1", taken.getsockname()[1]), Counts.single())
-        return
-    with pytest.raises(ConfigError, match=r"^--metrics: .*: (must be a loopback|an address is needed)"):
-        Metrics(Address.parse(text), Counts.single())
+def test_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match=r"^--metrics: .*in use"):
+        Metrics(Address("127.0.0.1", taken.getsockname()[1]), Counts.single())
+
+
+def test_closed_before_it_served() -> None:
+    metrics = Metrics(Address("127.0.0.1", 0), Counts.single())
+    metrics.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((metrics.address.host, metrics.address.port))
 
 
 def test_without_the_package() -> None:
