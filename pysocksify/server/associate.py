@@ -30,7 +30,7 @@ from typing import Any
 from pysocksify.address import Address
 from pysocksify.errors import ConversationError
 from pysocksify.protocol.socks5_udp import Datagram, Reassembly
-from pysocksify.reactor import READ, Reactor, Timer
+from pysocksify.reactor import READ, Job, Reactor, Timer
 from pysocksify.server.happy_eyeballs import SockAddr, look_up
 
 READ_SIZE = 65535  # more than any UDP datagram holds
@@ -62,6 +62,7 @@ class Association:
     may_reach   asked for each address that a name has: (the destination with the name, the address)
     idle        seconds without a datagram after which it ends
     ended       called once with the reason when it ends by itself, not by close()
+    source      on whose behalf names are looked up, as the reactor's threads take it
 
     `bound` goes into the reply. `bytes_up` and `bytes_down` count what was relayed, without headers.
     """
@@ -78,6 +79,7 @@ class Association:
         may_reach: Callable[[Address, Address], bool],
         idle: float,
         ended: Callable[[str], None],
+        source: str | None = None,
     ) -> None:
         self.bytes_up = 0
         self.bytes_down = 0
@@ -93,7 +95,9 @@ class Association:
         self._outer: dict[int, socket.socket] = {}
         self._ways: OrderedDict[Address, _Way] = OrderedDict()
         self._answerers: OrderedDict[str, None] = OrderedDict()
+        self._source = source
         self._waiting: dict[Address, list[bytes]] = {}
+        self._lookups: dict[Address, Job] = {}
         self._waiting_bytes = 0
         self._reassembly = Reassembly()
         self._inner = _datagram_socket(Address.of(local, 0).family or socket.AF_INET)
@@ -118,6 +122,9 @@ class Association:
             if sock.fileno() >= 0:
                 self._reactor.unwatch(sock.fileno())
                 sock.close()
+        for lookup in self._lookups.values():
+            lookup.cancel()
+        self._lookups.clear()
         self._waiting.clear()
         self._reassembly = Reassembly()
 
@@ -226,13 +233,12 @@ class Association:
             return
         self._waiting[destination] = [data]
         name, port = destination.host.encode("ascii"), destination.port
-        self._reactor.in_thread(
-            lambda: look_up(name, port), lambda found, error: self._looked_up(destination, found or [])
+        self._lookups[destination] = self._reactor.threads().run(
+            lambda: look_up(name, port), lambda found, error: self._looked_up(destination, found or []), self._source
         )
 
     def _looked_up(self, destination: Address, found: list[SockAddr]) -> None:
-        if self._ended is None:
-            return
+        del self._lookups[destination]
         addresses = [Address.of(*sockaddr[:2]) for _, sockaddr in found]
         targets = self._allowed(destination, addresses)
         before = self._ways.get(destination)

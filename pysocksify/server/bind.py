@@ -8,24 +8,24 @@ wildcard would say nothing to the peer.
 States: looking up the peer's name, if it has one; listening; over. Whoever else connects is reset and the wait goes on.
 SOCKS4's text ends it with a reply 91 instead, but then every stranger who finds the port could end it. RFC 1928 has
 DST "used in evaluating the BIND request" and says no more. The peer's port isn't compared: neither text asks for it.
+An address that the client may not reach is no peer, and where none is left no port is opened.
 """
 
 import errno
 import socket
-import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pysocksify.address import Address
 from pysocksify.errors import Cause, cause_of_errno
-from pysocksify.reactor import READ, Reactor, Timer
+from pysocksify.reactor import READ, Job, Reactor, Timer
+from pysocksify.relay import RESET_ON_CLOSE
 from pysocksify.server.happy_eyeballs import SockAddr, look_up
 
 LONGEST = 120.0  # s; "SOCKS: A protocol for TCP proxy across firewalls", BIND: 2 minutes
 WAITING_PEERS = 16  # connections that may wait to be looked at, and that are looked at in one round of the loop
-NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-NO_ROOM_PAUSE = 0.1  # s until accept is tried again
-_RESET = struct.pack("ii", 1, 0)  # struct linger: close() resets (socket(7))
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)  # ENOSPC: epoll's max_user_watches
+NO_ROOM_PAUSE = 0.1  # s until accept is tried again; nginx waits 0.5 (accept_mutex_delay), Go 0.005 to 1
 _ANY_PORT = 9  # discard; a datagram socket's connect() sends nothing, but wants a port
 
 
@@ -37,8 +37,9 @@ class Bind:
     local       the address by which the client reached us, as getsockname() says it (with its scope, if it has one)
     expected    DST of the request: who may connect. The unspecified address: anybody. A name: all its addresses
     hosts       addresses for names, looked up before any resolver is asked
-    may_reach   asked for the address of whoever connects, after `expected`
+    may_reach   asked for each expected address before anything is opened; for whoever connects, where anybody may
     seconds     the time for all of it, LONGEST at most
+    source      on whose behalf a name is looked up, as the reactor's threads take it
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Bind:
         listening: Callable[[Address], None],
         accepted: Callable[[socket.socket, Address], None],
         failed: Callable[[Cause, str], None],
+        source: str | None = None,
     ) -> None:
         self._reactor = reactor
         self._local = local
@@ -65,12 +67,13 @@ class Bind:
         self._sock: socket.socket | None = None
         self._timer = reactor.call_at(reactor.now() + min(seconds, LONGEST), self._time_out)
         self._pause: Timer | None = None
+        self._lookup: Job | None = None
         known = hosts.get(expected.host)
         if known is not None:
             reactor.call_soon(lambda: self._listen(known))
         elif expected.is_name:
             name, port = expected.host.encode("ascii"), expected.port
-            reactor.in_thread(lambda: look_up(name, port), self._looked_up)
+            self._lookup = reactor.threads().run(lambda: look_up(name, port), self._looked_up, source)
         else:
             peers = (expected.host,) if any(expected.packed) else ()
             reactor.call_soon(lambda: self._listen(peers))
@@ -81,12 +84,15 @@ class Bind:
         self._timer.cancel()
         if self._pause is not None:
             self._pause.cancel()
+        if self._lookup is not None:
+            self._lookup.cancel()
         sock, self._sock = self._sock, None
         if sock is not None:
             self._reactor.unwatch(sock.fileno())
             sock.close()
 
     def _looked_up(self, found: list[SockAddr] | None, error: BaseException | None) -> None:
+        self._lookup = None
         hosts = tuple(Address.of(*sockaddr[:2]).host for _, sockaddr in found or [])
         if hosts:
             self._listen(hosts)
@@ -97,9 +103,13 @@ class Bind:
     def _listen(self, peers: tuple[str, ...]) -> None:
         if self._failed is None:
             return
-        self._peers = frozenset(peers)
+        allowed = tuple(peer for peer in peers if self._may_reach(Address(peer, self._expected.port)))
+        if peers and not allowed:  # a port that is open to nobody would be granted, and the client told so much later
+            self._fail(Cause.NOT_ALLOWED, f"{self._expected.host}: not to be reached from there")
+            return
+        self._peers = frozenset(allowed)
         try:
-            self._sock = _listener(self._way_for(peers))
+            self._sock = _listener(self._way_for(allowed))
             bound = Address.of(*self._sock.getsockname()[:2])
             self._reactor.watch(self._sock.fileno(), READ, self._look)
         except OSError as error:
@@ -142,7 +152,7 @@ class Bind:
                 self._fail(cause_of_errno(error.errno or 0), error.strerror or str(error))
 
     def _judge(self, sock: socket.socket, peer: Address) -> None:
-        if (self._peers and peer.host not in self._peers) or not self._may_reach(peer):
+        if not (peer.host in self._peers if self._peers else self._may_reach(peer)):
             _reset(sock)
             return
         sock.setblocking(False)
@@ -176,7 +186,7 @@ def _listener(host: str) -> socket.socket:
 def _reset(sock: socket.socket) -> None:
     """Close with RST rather than FIN: who connected shall not take it for a service that had nothing to say."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     except OSError:
         return
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 from pysocksify.address import Address
 from pysocksify.errors import Cause, cause_of_errno
 from pysocksify.pacing import unpaced
-from pysocksify.reactor import WRITE, Reactor, Timer
+from pysocksify.reactor import WRITE, Job, Reactor, Timer
 
 ATTEMPT_DELAY = 0.25  # s; RFC 8305 section 8, Connection Attempt Delay
 SockAddr = tuple[int, Any]  # family, and what connect() takes
@@ -28,7 +28,8 @@ class ConnectRace:
     """Attempts to reach one destination. `done(socket, None, "")` or `done(None, cause, words)` is called once, later.
 
     `hosts` gives addresses for names, looked up before any resolver is asked. `timeout` is in seconds, for all of it.
-    Only addresses are tried of which `may_reach` says so.
+    Only addresses are tried of which `may_reach` says so. `source` is on whose behalf names are looked up, as the
+    reactor's threads take it.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class ConnectRace:
         timeout: float,
         done: Callable[[socket.socket | None, Cause | None, str], None],
         may_reach: Callable[[Address], bool] = lambda address: True,
+        source: str | None = None,
     ) -> None:
         self._reactor = reactor
         self._destination = destination
@@ -48,11 +50,12 @@ class ConnectRace:
         self._running: dict[int, socket.socket] = {}
         self._failures: list[tuple[Cause, str]] = []
         self._next: Timer | None = None
+        self._lookup: Job | None = None
         self._deadline = reactor.call_at(reactor.now() + timeout, self._time_out)
         known = hosts.get(destination.host)
         if known is None and destination.is_name:
             name, port = destination.host.encode("ascii"), destination.port
-            reactor.in_thread(lambda: look_up(name, port), self._resolved)
+            self._lookup = reactor.threads().run(lambda: look_up(name, port), self._resolved, source)
         else:
             if known is None:
                 self._left = [(destination.family or 0, (destination.host, destination.port))]
@@ -67,14 +70,15 @@ class ConnectRace:
         self._deadline.cancel()
         if self._next is not None:
             self._next.cancel()
+        if self._lookup is not None:
+            self._lookup.cancel()
         for fd, sock in self._running.items():
             self._reactor.unwatch(fd)
             sock.close()
         self._running.clear()
 
     def _resolved(self, addresses: list[SockAddr] | None, error: BaseException | None) -> None:
-        if self._done is None:
-            return
+        self._lookup = None
         if error is not None or not addresses:
             words = getattr(error, "strerror", None) or str(error or "it has no address")
             self._end(None, Cause.HOST_UNREACHABLE, f"{self._destination.host}: {words}")
@@ -114,15 +118,16 @@ class ConnectRace:
             error = sock.connect_ex(address)
             if error not in (0, errno.EINPROGRESS):
                 raise OSError(error, os.strerror(error))
+            fd = sock.fileno()
+            if error:
+                self._reactor.watch(fd, WRITE, lambda events: self._answered(fd, address))
         except OSError:
             sock.close()
             raise
         if not error:
             self._end(sock, None, "")
             return False
-        fd = sock.fileno()
         self._running[fd] = sock
-        self._reactor.watch(fd, WRITE, lambda events: self._answered(fd, address))
         return True
 
     def _answered(self, fd: int, address: Any) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from pysocksify.protocol.socks5_udp import Reassembly
 from pysocksify.reactor import READ, Reactor
 from pysocksify.server import associate
 from pysocksify.server.associate import AT_ONCE, Association
+from pysocksify.server.happy_eyeballs import SockAddr
 from tests.lab.wrapped import missing
 from tests.supervisor.holds import has_ipv6
 
@@ -343,21 +345,43 @@ def test_a_real_name(party: Party) -> None:
     party.talks_to(remote)
 
 
-def test_what_waits_for_names_is_bounded(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_for_names_is_bounded(party: Party) -> None:
     association = party.associate()
-    held: list[Callable[[], None]] = []
-    monkeypatch.setattr(party.reactor, "in_thread", lambda function, callback: held.append(callback))
+    gate, threads = threading.Event(), party.reactor.threads(limit=1)
+    threads.run(gate.wait, lambda value, error: None)
     remote = party.remote()
     for number in range(associate.LOOKUPS_AT_ONCE + 5):
         party.send((f"n{number}.test", 9), b"x")
         party.talks_to(remote)
-    assert len(held) == associate.LOOKUPS_AT_ONCE
+    assert sum(map(len, threads._waiting.values())) == associate.LOOKUPS_AT_ONCE
     for _ in range(10):
         party.send(("n0.test", 9), bytes(60000))
         party.talks_to(remote)
     waiting = association._waiting
     assert sum(len(data) for queue in waiting.values() for data in queue) <= associate.WAITING_BYTES
     assert len(waiting[Address("n0.test", 9)]) == 5
+    gate.set()
+
+
+def test_names_that_wait_are_not_looked_up_after_the_end(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, asked = threading.Event(), []
+
+    def look_up(name: bytes, port: int) -> list[SockAddr]:
+        asked.append(name)
+        return []
+
+    monkeypatch.setattr(associate, "look_up", look_up)
+    threads = party.reactor.threads(limit=1)
+    threads.run(gate.wait, lambda value, error: None)
+    association = party.associate()
+    remote = party.remote()
+    party.send(("late.test", 9), b"x")
+    party.talks_to(remote)
+    assert threads._waiting
+    association.close()
+    gate.set()
+    until(party.reactor, lambda: not threads._running)
+    assert asked == []
 
 
 def test_destinations_are_forgotten_in_turn(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,24 @@ def test_rules_are_asked_about_who_connects(case: Case) -> None:
     check_accepted(case, case.connect("127.0.0.5"))
 
 
+@pytest.mark.parametrize("expected", ["ftp.test", "127.0.0.9", "localhost"])
+def test_none_that_is_allowed(case: Case, expected: str) -> None:
+    """It's said at once, and no port is opened."""
+    case.denied = {"127.0.0.8", "127.0.0.9", "127.0.0.1", "::1"}
+    case.bind(expected, hosts={"ftp.test": ("127.0.0.8", "127.0.0.9")})
+    case.until(lambda: case.failures or case.bound)
+    assert case.failures == [(Cause.NOT_ALLOWED, f"{expected}: not to be reached from there")]
+    assert case.bound == []
+
+
+def test_some_that_are_allowed(case: Case) -> None:
+    case.denied = {"127.0.0.2"}
+    case.bind("ftp.test", hosts={"ftp.test": ("127.0.0.2", "127.0.0.3")})
+    case.listens()
+    assert case.is_reset(case.connect("127.0.0.2"))
+    check_accepted(case, case.connect("127.0.0.3"))
+
+
 def test_ipv6(case: Case) -> None:
     need_ipv6()
     case.bind("::1", local="::1")
@@ -262,20 +280,39 @@ def test_cancelled(case: Case, after: float) -> None:
 
 
 def test_cancelled_while_a_name_is_looked_up(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    cancelled, answered = Event(), Event()
+    begun, cancelled, answered = Event(), Event(), Event()
 
     def look_up(name: bytes, port: int) -> list[SockAddr]:
+        begun.set()
         assert cancelled.wait(TIME_LIMIT)
         answered.set()
         return [(socket.AF_INET, ("127.0.0.1", port))]
 
     monkeypatch.setattr(bind, "look_up", look_up)
-    case.bind("slow.test").cancel()
+    it = case.bind("slow.test")
+    assert begun.wait(TIME_LIMIT)
+    it.cancel()
     cancelled.set()
     assert answered.wait(TIME_LIMIT)
     case.reactor.call_at(case.reactor.now() + 0.1, case.reactor.stop)
     case.reactor.run()
     assert (case.bound, case.peers, case.failures) == ([], [], [])
+
+
+def test_cancelled_before_a_name_is_looked_up(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, asked = Event(), []
+
+    def look_up(name: bytes, port: int) -> list[SockAddr]:
+        asked.append(name)
+        return []
+
+    monkeypatch.setattr(bind, "look_up", look_up)
+    case.reactor.threads(limit=1).run(gate.wait, lambda value, error: None)
+    case.bind("first.test").cancel()
+    case.bind("second.test")
+    gate.set()
+    case.until(lambda: case.failures)
+    assert asked == [b"second.test"]
 
 
 def test_cancelled_by_its_own_first_word(case: Case) -> None:

@@ -1,13 +1,17 @@
 """One destination, many addresses: their order, the delay between them, and which failure is told."""
 
+import errno
+import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from pysocksify.address import Address
 from pysocksify.errors import Cause
 from pysocksify.reactor import Reactor
+from pysocksify.server import happy_eyeballs
 from pysocksify.server.happy_eyeballs import ATTEMPT_DELAY, ConnectRace, SockAddr, interleave
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -130,6 +134,77 @@ def test_cancelled(reactor: Reactor, port: Port, host: str) -> None:
     reactor.call_at(reactor.now() + 0.1, reactor.stop)
     reactor.run()
     assert outcomes == []
+
+
+@pytest.mark.parametrize("hosts", [(ANSWERING,), (ANSWERING, ANSWERING)])
+def test_no_room_in_the_epoll_set(
+    reactor: Reactor, port: Port, monkeypatch: pytest.MonkeyPatch, hosts: tuple[str, ...]
+) -> None:
+    """That attempt has failed, and at once: the next one is tried, or the reason told."""
+    full = [True]
+    watch = reactor.watch
+
+    def watch_later(fd: int, events: int, callback: Callable[[int], None]) -> None:
+        if full:
+            full.clear()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        watch(fd, events, callback)
+
+    monkeypatch.setattr(reactor, "watch", watch_later)
+    before = len(os.listdir("/proc/self/fd"))
+    (sock, cause, words), _ = race(reactor, port, *hosts)
+    assert (sock is None) is (len(hosts) == 1)
+    if sock is None:
+        assert cause is Cause.GENERAL_FAILURE
+        assert words == f"{ANSWERING}: {os.strerror(errno.ENOSPC)}"
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def ignored(*outcome: object) -> None:
+    return
+
+
+def test_a_cancelled_one_asks_no_resolver(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, asked = threading.Event(), []
+
+    def look_up(name: bytes, port: int) -> list[SockAddr]:
+        asked.append(name)
+        return []
+
+    monkeypatch.setattr(happy_eyeballs, "look_up", look_up)
+    reactor.threads(limit=1).run(gate.wait, ignored)
+    races = [ConnectRace(reactor, Address(f"n{n}.test", 9), {}, 20, ignored) for n in range(3)]
+    for each in races:
+        each.cancel()
+    ConnectRace(reactor, Address("last.test", 9), {}, 20, lambda *outcome: reactor.stop())
+    gate.set()
+    reactor.run()
+    assert asked == [b"last.test"]
+
+
+def test_slow_names_of_one_client_leave_threads_to_others(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it has hung up: what is asked already can't be stopped."""
+    gate = threading.Event()
+
+    def look_up(name: bytes, port: int) -> list[SockAddr]:
+        if name == b"slow.test":
+            gate.wait()
+        return []
+
+    monkeypatch.setattr(happy_eyeballs, "look_up", look_up)
+    for _ in range(100):
+        slow = ConnectRace(reactor, Address("slow.test", 9), {}, 20, ignored, source="192.0.2.1")
+        reactor.call_soon(slow.cancel)
+    outcomes: list[Outcome] = []
+
+    def done(sock: socket.socket | None, cause: Cause | None, words: str) -> None:
+        outcomes.append((sock, cause, words))
+        reactor.stop()
+
+    ConnectRace(reactor, Address("quick.test", 9), {}, 20, done, source="192.0.2.2")
+    reactor.run()
+    gate.set()
+    assert outcomes == [(None, Cause.HOST_UNREACHABLE, "quick.test: it has no address")]
 
 
 CASES: list[tuple[str, str]] = [
