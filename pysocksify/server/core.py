@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import sys
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +17,7 @@ from pysocksify.server.happy_eyeballs import told
 from pysocksify.server.journal import Journal
 from pysocksify.server.session import Session
 from pysocksify.server.settings import ServerSettings
-from pysocksify.server.shared import Client, Shared
+from pysocksify.server.shared import NO_PORT, Client, Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,16 +30,19 @@ REFUSED_AT_ONCE = 256  # clients over a limit that are told so at the same time;
 QUEUE_LIMIT = 4096  # clients that wait to be accepted: the default of net.core.somaxconn
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)  # ENOSPC: epoll's max_user_watches
 NO_ROOM_PAUSE = 0.1  # s until accept is tried again; nginx waits 0.5 (accept_mutex_delay), Go 0.005 to 1
-NO_PORT = Address("127.0.0.1", 0)
-"""What stands for both ends of a connection over a Unix socket."""
+INHERITS = sys.platform == "linux"  # elsewhere it isn't sure what a listening socket's options are to those it accepts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Listener:
-    """A listening socket; `tls` is spoken on it first, if it isn't None."""
+    """A listening socket; `tls` is spoken on it first, if it isn't None.
+
+    passes_on   who comes has its options; not so who was in the queue before it had them
+    """
 
     sock: socket.socket
     tls: "ssl.SSLContext | None"
+    passes_on: bool = False
 
 
 class Server:
@@ -107,6 +111,8 @@ class Server:
     def adopt(self, sock: socket.socket, tls: "ssl.SSLContext | None" = None) -> None:
         """Serve those who come to a listening socket, which belongs to the server from now on."""
         sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            ports.tune(sock)
         self._watch(Listener(sock, tls))
 
     def drain(self) -> None:
@@ -140,6 +146,7 @@ class Server:
             try:
                 connection, peer = listener.sock.accept()
             except BlockingIOError:
+                listener.passes_on = INHERITS
                 return
             except OSError as error:
                 if error.errno in NO_ROOM:
@@ -174,6 +181,8 @@ class Server:
         """Begin a session. OSError: it can't be, and the connection is the caller's."""
         connection.setblocking(False)
         client = _client(connection, peer)
+        if connection.family != socket.AF_UNIX and not listener.passes_on:
+            ports.tune(connection)
         over = self._shared.counter.enter(client.peer.host)
         if over and len(self._refused) >= REFUSED_AT_ONCE:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -236,10 +245,8 @@ class Server:
 
 
 def _client(connection: socket.socket, peer: object) -> Client:
-    """Who is at the other end of an accepted connection. OSError: nobody any more."""
+    """Who is at the other end of an accepted connection."""
     if not isinstance(peer, tuple):  # a Unix socket's
-        return Client("", NO_PORT, NO_PORT, NO_PORT.host)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    address, name = told(peer), connection.getsockname()
-    return Client(str(address), address, told(name), name[0])
+        return Client("", NO_PORT, connection)
+    address = told(peer)
+    return Client(str(address), address, connection)

@@ -43,6 +43,12 @@ def private(text: str) -> Address:
     return address
 
 
+def tune(sock: socket.socket) -> None:
+    """Have what is said sent at once, as it is put together already, and a peer that lost power found out."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
 def listening(address: Address, count: int = 1) -> tuple[socket.socket, ...]:
     """So many sockets that listen on one address (port 0: any one, the same for all), among which the kernel spreads
     the clients (SO_REUSEPORT, socket(7)). IPv6 sockets take IPv6 only. Raises ConfigError."""

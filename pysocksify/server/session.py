@@ -51,7 +51,7 @@ class Session:
     """
 
     __slots__ = (
-        "_began", "_bytes", "_client", "_connection", "_early", "_ended", "_failure", "_granted", "_job",
+        "_began", "_bytes", "_client", "_connection", "_early", "_ended", "_failure", "_granted", "_is_watched", "_job",
         "_milliseconds", "_moved", "_name", "_outcome", "_over", "_relay", "_request", "_settings", "_shared",
         "_started", "_through", "_timer", "_user",
     )  # fmt: skip
@@ -76,6 +76,7 @@ class Session:
         self._name: str | None = None  # for the journal
         self._early = b""
         self._relay: Relay | None = None
+        self._is_watched = False  # by the session itself
         self._granted = False  # it was told that it's connected
         self._bytes = (0, 0)
         self._moved = 0
@@ -255,7 +256,7 @@ class Session:
 
     def _associate(self, request: Request, permission: Permission) -> None:
         shared, client = self._shared, self._client
-        shared.reactor.watch(self._connection.fileno(), READ, self._on_control)
+        self._watch(READ, self._on_control)
         self._job = association = Association(
             shared.reactor,
             client=client.peer,
@@ -288,7 +289,19 @@ class Session:
         self.close()
 
     def _watch_end(self) -> None:
-        self._shared.reactor.watch(self._connection.fileno(), select.EPOLLRDHUP, self._on_client_end)
+        self._watch(select.EPOLLRDHUP, self._on_client_end)
+
+    def _watch(self, events: int, callback: Callable[[int], None]) -> None:
+        reactor, fd = self._shared.reactor, self._connection.fileno()
+        if self._is_watched:
+            reactor.rewatch(fd, events, callback)
+        else:
+            reactor.watch(fd, events, callback)
+            self._is_watched = True
+
+    def _unwatch(self) -> None:
+        self._shared.reactor.unwatch(self._connection.fileno())
+        self._is_watched = False
 
     def _on_client_end(self, events: int) -> None:
         if not events & (select.EPOLLERR | select.EPOLLHUP) and self._has_payload():
@@ -326,7 +339,6 @@ class Session:
 
     def _failed(self, cause: Cause, words: str) -> None:
         self._job = None
-        self._shared.reactor.unwatch(self._connection.fileno())
         if cause is Cause.GENERAL_FAILURE:  # our own trouble, such as EMFILE
             request = self._request
             assert request is not None
@@ -338,7 +350,7 @@ class Session:
         shared, request = self._shared, self._request
         assert request is not None
         self._job = None
-        shared.reactor.unwatch(self._connection.fileno())
+        self._unwatch()
         self._milliseconds = (shared.reactor.now() - self._began) * 1000
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # else a peer that lost power stays for ever
@@ -407,9 +419,8 @@ class Session:
         self._part(reply(request, cause))
 
     def _part(self, last_words: bytes) -> None:
-        reactor, fd = self._shared.reactor, self._connection.fileno()
+        reactor = self._shared.reactor
         self._timer.cancel()
-        reactor.unwatch(fd)
         if not say(self._connection, last_words):
             self.close()
             return
@@ -419,7 +430,7 @@ class Session:
             self.close()
             return
         try:
-            reactor.watch(fd, READ, self._on_parting)
+            self._watch(READ, self._on_parting)
         except OSError:  # no room, and it has been told what there was to tell
             self.close()
             return

@@ -1,7 +1,7 @@
 """What all sessions of one server have in common, and who a client is."""
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pysocksify.address import Address
 from pysocksify.reactor import Reactor
@@ -9,6 +9,7 @@ from pysocksify.relay import PipePool
 from pysocksify.report import Report
 from pysocksify.server.connect import Upstream
 from pysocksify.server.counting import Counter
+from pysocksify.server.happy_eyeballs import told
 from pysocksify.server.journal import Journal
 from pysocksify.server.settings import ServerSettings
 
@@ -26,14 +27,34 @@ class Shared:
     upstream: Upstream
 
 
+NO_PORT = Address("127.0.0.1", 0)
+"""What stands for both ends of a connection over a Unix socket."""
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who came: `name` for the log; `local` is our end, `local_name` its host, as getsockname() says it."""
+    """Who came, by this connection: `name` for the log, `peer` the other end. Our own end is asked for by few."""
 
     name: str
     peer: Address
-    local: Address
-    local_name: str
+    connection: socket.socket = field(repr=False)
+
+    @property
+    def local(self) -> Address:
+        """Our end."""
+        return told(self._sockname())
+
+    @property
+    def local_name(self) -> str:
+        """The host of our end, as getsockname() says it."""
+        return self._sockname()[0]
+
+    def _sockname(self) -> tuple[str, int]:
+        try:
+            name = self.connection.getsockname()
+        except OSError:  # closed in the meantime: nothing will come of what this is for
+            name = ""
+        return name[:2] if isinstance(name, tuple) else (NO_PORT.host, NO_PORT.port)
 
 
 def say(connection: socket.socket, data: bytes) -> bool:

@@ -59,6 +59,7 @@ def test_a_client_that_lost_power_is_found_out(given: bool, server: Stepped) -> 
     with socket.create_connection(sock.getsockname()) as client:
         server.server.adopt(sock)
         server.reactor.until(lambda: server.server.session_count)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert timer_of(client.getpeername()[1], client.getsockname()[1]) == KEEPALIVE
 
 

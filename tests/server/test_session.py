@@ -90,11 +90,10 @@ class TestNoRoom:
         """It has been told why."""
         server.reactor.full_for = "Session._on_parting"
         said = bytearray()
-        with socket.socket() as nobody, server.connect() as client:
-            nobody.bind(("127.0.0.1", 0))
-            client.sendall(socks5(nobody.getsockname()[1]))
+        with server.connect() as client:
+            client.sendall(socks5(80, cmd=9))
             server.reactor.until(lambda: ended(client, said))
-        assert bytes(said[:4]) == b"\x05\x00\x05\x05"
+        assert bytes(said[:4]) == b"\x05\x00\x05\x07"
         assert not server.server.session_count
 
 
