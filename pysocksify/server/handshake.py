@@ -1,34 +1,65 @@
 """A client's handshake: everything up to its request, its login among it.
 
-While somebody has to be asked about a login (a thread that hashes, the client's identd) the socket isn't watched.
+Theory of operation. The conversation says what is to be read and what is asked of a login. Where the answer takes its
+time (a thread that hashes, the client's identd) nothing is read until it's there, but the client's end is looked for,
+and who leaves takes the question along. A reset is leaving. So is a FIN while a login waits to be hashed, unless bytes
+came before it that nothing was made of yet: a client may send its login, its request, its data and the end of them at
+once. With an identd, whose time is short, a FIN is no more than it is elsewhere in a handshake: the client hears the
+answer.
+
+Hashing has threads of its own, or wrong logins would keep everybody's names from being looked up. No more logins wait
+for them than there are sessions, and clients take turns.
 """
 
+import select
 import socket
 from collections.abc import Callable
+from functools import partial
 
+from pysocksify.address import Address
 from pysocksify.codes import Cd
 from pysocksify.errors import ClientRefusedError, ConversationError, PeerClosedError
 from pysocksify.protocol.conversation import Conversation
 from pysocksify.protocol.serve import Authenticate, Request, serve
-from pysocksify.reactor import READ
+from pysocksify.reactor import READ, Job, Reactor, Threads
 from pysocksify.server.identd import Ident
 from pysocksify.server.shared import Client, Shared, say
-from pysocksify.server.users import shown
+from pysocksify.server.users import HASHES_AT_ONCE, shown
 
 IDENTD_LIMIT = 10.0  # s; SOCKS4's text leaves it open
 READ_SIZE = 65536
 
 
+def prepare(reactor: Reactor) -> None:
+    """Load and open at the start what the first of some clients would: once no descriptor is left, neither can be done,
+    and the server is to answer all the same. Raises OSError."""
+    Address.of("ü", 0)  # a name that isn't ASCII takes codecs of which each loads the next
+    reactor.threads().prepare()
+    _hashing(reactor).prepare()
+
+
+def _hashing(reactor: Reactor) -> Threads:
+    return reactor.threads("hashing", HASHES_AT_ONCE)
+
+
+class _Conversation(Conversation[Request]):
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes have come that nothing was made of yet."""
+        return bool(self._received)
+
+
 class Handshake:
-    """Watches the client's socket until one of these is called, once, when it's no longer watched:
+    """Watches the client's socket until one of these is called, once, when it's no longer watched. Raises OSError from
+    the constructor: it can't be watched.
 
     asked       with the request, the user (None: hasn't logged in) and the payload that came behind the request
     failed      with one of `counting.FAILURES`, the words for the log, and what the client is told before it's closed
     gone        there is nobody left
     """
 
-    __slots__ = ("_asked", "_client", "_connection", "_conversation", "_failed", "_gone", "_ident", "_shared", "_trust",
-                 "_user", "_users")  # fmt: skip
+    __slots__ = ("_asked", "_client", "_connection", "_conversation", "_failed", "_gone", "_ident", "_login", "_shared",
+                 "_trust", "_user", "_users")  # fmt: skip
 
     def __init__(
         self,
@@ -51,8 +82,9 @@ class Handshake:
         self._asked, self._failed, self._gone = asked, failed, gone
         self._user: str | None = None
         self._ident: Ident | None = None
+        self._login: Job | None = None
         steps = serve(login_required=bool(settings.users), check_userid=settings.identd)
-        self._conversation: Conversation[Request] | None = Conversation(steps)
+        self._conversation: _Conversation | None = _Conversation(steps)
         shared.reactor.watch(connection.fileno(), READ, self._receive)
 
     def cancel(self) -> None:
@@ -61,6 +93,8 @@ class Handshake:
         self._shared.reactor.unwatch(self._connection.fileno())
         if self._ident is not None:
             self._ident.cancel()
+        if self._login is not None:
+            self._login.cancel()
 
     def _receive(self, events: int) -> None:
         conversation = self._conversation
@@ -82,7 +116,7 @@ class Handshake:
         else:
             self._go_on(conversation)
 
-    def _go_on(self, conversation: Conversation[Request]) -> None:
+    def _go_on(self, conversation: _Conversation) -> None:
         """Answer what the conversation asks; then say what it says."""
         try:
             while isinstance(conversation.event, Authenticate):
@@ -108,7 +142,7 @@ class Handshake:
         if password is None:
             if users:  # a user id proves nothing, and an identd is the client's own
                 return False
-            shared.reactor.unwatch(self._connection.fileno())
+            self._look_for_end(0)  # EPOLLERR and EPOLLHUP come always
             peer, local = self._client.peer, self._client.local
             self._ident = Ident(shared.reactor, peer, local, IDENTD_LIMIT, self._identified)
             return None
@@ -116,11 +150,29 @@ class Handshake:
             return True
         right = users.quick(name, password)
         if right is None:
-            shared.reactor.unwatch(self._connection.fileno())
-            shared.reactor.in_thread(lambda: users.verify(name, password), self._verified)
+            self._look_for_end(select.EPOLLRDHUP)
+            verify, source = partial(users.verify, name, password), self._client.peer.host
+            self._login = _hashing(shared.reactor).run(verify, self._verified, source)
         elif right:
             self._user = shown(name)
         return right
+
+    def _look_for_end(self, events: int) -> None:
+        """Until the answer is there; without READ, which would spin when the client has sent more already."""
+        self._shared.reactor.rewatch(self._connection.fileno(), events, self._on_client_end)
+
+    def _on_client_end(self, events: int) -> None:
+        if not events & (select.EPOLLERR | select.EPOLLHUP) and self._has_more():
+            self._shared.reactor.modify(self._connection.fileno(), 0)
+        else:
+            self._end()
+
+    def _has_more(self) -> bool:
+        assert self._conversation is not None
+        try:
+            return self._conversation.has_more or bool(self._connection.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def _identified(self, said: str | None) -> None:
         """What the client's identd says of the user (None: it can't be asked)."""
@@ -134,9 +186,9 @@ class Handshake:
         self._answer(self._conversation, Cd.NO_IDENTD if said is None else right)
 
     def _verified(self, right: bool | None, error: BaseException | None) -> None:
+        self._login = None
         conversation = self._conversation
-        if conversation is None:
-            return
+        assert conversation is not None
         if error is not None:
             if not isinstance(error, OSError):
                 raise error
@@ -146,9 +198,9 @@ class Handshake:
             self._user = shown(conversation.event.username)
         self._answer(conversation, bool(right))
 
-    def _answer(self, conversation: Conversation[Request], allowed: bool | Cd) -> None:
+    def _answer(self, conversation: _Conversation, allowed: bool | Cd) -> None:
         """Go on with the conversation that waited for this."""
-        self._shared.reactor.watch(self._connection.fileno(), READ, self._receive)
+        self._shared.reactor.rewatch(self._connection.fileno(), READ, self._receive)
         try:
             conversation.answer(allowed)
         except ConversationError as failure:
@@ -156,7 +208,7 @@ class Handshake:
         else:
             self._go_on(conversation)
 
-    def _refuse(self, conversation: Conversation[Request], error: ConversationError) -> None:
+    def _refuse(self, conversation: _Conversation, error: ConversationError) -> None:
         host, report = self._client.peer.host, self._shared.report
         failure = "closed"
         if isinstance(error, ClientRefusedError):

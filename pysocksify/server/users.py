@@ -27,9 +27,7 @@ from hashlib import blake2b
 from pysocksify.errors import ConfigError, PysocksifyError
 
 LOGIN_LIMIT = 255  # bytes of a name, and of a password; RFC 1929 section 2 gives each length in one byte
-# Hashes that are computed at once, over all threads: each takes tens of MiB. Who waits behind one for the same login
-# finds it remembered.
-HASHES_AT_ONCE = 2
+HASHES_AT_ONCE = 2  # each takes tens of MiB, and a processor; who asks for threads for `verify` keeps to it
 REMEMBERED = 4096  # logins, of each outcome
 # OWASP's Password Storage Cheat Sheet: argon2id with 19 MiB, 2 iterations, 1 lane; 20 to 40 ms
 MEMORY_COST, TIME_COST, PARALLELISM = 19456, 2, 1
@@ -41,8 +39,6 @@ _HASH = re.compile(
 )
 _ESCAPED = frozenset("%:# ")
 _HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
-
-_hashing = threading.BoundedSemaphore(HASHES_AT_ONCE)
 
 
 class Users:
@@ -86,12 +82,11 @@ class Users:
     def verify(self, name: bytes, password: bytes) -> bool:
         """Whether this login is right. Any thread may call it; it takes tens of milliseconds, as long for unknown
         names as for known ones. Raises OSError when there is no memory for a hash."""
-        with _hashing:
-            known = self.quick(name, password)  # perhaps since another connection's turn
-            if known is None:
-                known = self._hash_says(name, password)
-                (self._right if known else self._wrong).add(self._digest(name, password))
-            return known
+        known = self.quick(name, password)  # perhaps since another connection's turn
+        if known is None:
+            known = self._hash_says(name, password)
+            (self._right if known else self._wrong).add(self._digest(name, password))
+        return known
 
     def _digest(self, name: bytes, password: bytes) -> bytes:
         """What stands for this login in memory; 32 bytes, as the key."""

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pysocksify.errors import ConfigError
-from pysocksify.server import users as users_module
+from pysocksify.reactor import Reactor
 from pysocksify.server.users import (
+    HASHES_AT_ONCE,
     LOGIN_LIMIT,
     Remembered,
     Users,
@@ -152,14 +154,17 @@ def test_a_hundred_connections_at_once_cost_few_hashes(tmp_path: Path, monkeypat
     file = tmp_path / "users"
     add(str(file), b"alice", b"s3cret")
     users = Users.read(str(file))
-    right: list[bool] = []
-    threads = [threading.Thread(target=lambda: right.append(users.verify(b"alice", b"s3cret"))) for _ in range(100)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
-    assert right == [True] * 100
-    assert len(computed) <= users_module.HASHES_AT_ONCE
+    reactor, outcomes = Reactor(), list[tuple[bool | None, BaseException | None]]()
+    threads = reactor.threads("hashing", HASHES_AT_ONCE)
+    for number in range(100):
+        verify = partial(users.verify, b"alice", b"s3cret")
+        threads.run(verify, lambda *outcome: outcomes.append(outcome), f"192.0.2.{number}")
+    reactor.call_at(reactor.now() + LIMIT, reactor.stop)
+    while len(outcomes) < 100:
+        reactor.run_once()
+    reactor.close()
+    assert outcomes == [(True, None)] * 100
+    assert len(computed) <= HASHES_AT_ONCE
 
 
 def test_remembered_is_bounded() -> None:
