@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.wrapped import need
+
 REPOSITORY = Path(__file__).parent.parent
 NOBODY = 65534
 PATIENCE = 15.0  # seconds until a test gives up
@@ -260,8 +262,7 @@ class Terminal:
 @pytest.fixture(params=["bash", "dash"])
 def terminal(request: pytest.FixtureRequest, folder: Path) -> Iterator[Terminal]:
     shells = {"bash": ("bash", "--norc", "--noprofile", "-i"), "dash": ("dash", "-i")}
-    if shutil.which(request.param) is None:
-        pytest.skip(f"no {request.param} here")
+    need(request.param)
     with Terminal(*shells[request.param], folder=folder) as terminal:
         yield terminal
 

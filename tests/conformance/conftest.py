@@ -52,7 +52,7 @@ def way(request: pytest.FixtureRequest) -> Way:
         request.getfixturevalue("root_only")
     for marker in request.node.iter_markers("promise"):
         if reason := not_promised(named, marker.args[0]):
-            request.applymarker(pytest.mark.xfail(reason=reason))
+            request.applymarker(pytest.mark.xfail(reason=reason, raises=AssertionError))
     account: Account = request.getfixturevalue(f"{named.account}_account")
     outer = request.getfixturevalue("servers")("bundled").url("socks5") if named.around == NESTED else ""
     return Way(account=account, engine=named.engine, around=named.around, without=named.without, outer=outer)

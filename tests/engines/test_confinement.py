@@ -27,6 +27,7 @@ from tests.engines.confinement import (
     six,
 )
 from tests.engines.filtered import PATIENCE, as_account
+from tests.lab.wrapped import missing
 
 pytestmark = pytest.mark.usefixtures("each_kernel")
 
@@ -122,7 +123,7 @@ PROGRAMS = {
 def test_programs(name: str, uid: int, built: Path) -> None:
     command = PROGRAMS[name]
     if not (shutil.which(command[0]) or (built / command[0]).exists()):
-        pytest.skip(f"{command[0]} isn't here")
+        missing(f"{command[0]} isn't here")
     read, write = os.pipe()
 
     def act() -> None:

@@ -37,7 +37,7 @@ from tests.supervisor.connecting import (
     so_error,
     tcp_state,
 )
-from tests.supervisor.holds import has_ipv6
+from tests.supervisor.holds import needs_ipv6
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ class TestDirect:
         assert call.answers == []
         got[0].close()
 
-    @pytest.mark.skipif(not has_ipv6(), reason="::1 isn't there")
+    @needs_ipv6
     def test_a_socket_that_doesnt_fit_the_hop_is_held_instead(self, lab: Lab) -> None:
         sock = lab.sock(socket.AF_INET6, blocking=True)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -162,7 +162,7 @@ class TestDirect:
         assert os.get_blocking(sock.fileno())
         assert lab.connect(sock, lab.through()).answers == [errno.EISCONN]
 
-    @pytest.mark.skipif(not has_ipv6(), reason="::1 isn't there")
+    @needs_ipv6
     def test_an_ipv6_socket_goes_to_an_ipv4_hop_itself(self, lab: Lab) -> None:
         sock = lab.sock(socket.AF_INET6, blocking=True)
         call = lab.connect(sock, lab.through())

@@ -14,14 +14,12 @@ import pytest
 from pysocksify.address import Address
 from pysocksify.reactor import InThread, Reactor, Ready, Steps
 from pysocksify.supervisor.direct import DoesNotFit, TargetSocket
-from tests.supervisor.holds import has_ipv6
+from tests.supervisor.holds import need_ipv6, needs_ipv6
 
 PATIENCE = 10.0
 IPV4, IPV6 = socket.AF_INET, socket.AF_INET6
 CLOSE = 7
 TCP_FASTOPEN_CONNECT = 30
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="::1 isn't there")
 
 
 @pytest.fixture
@@ -234,8 +232,8 @@ FITS: list[tuple[int, int, str | None, str, bool]] = [
 
 @pytest.mark.parametrize(("family", "only_ipv6", "bound", "host", "fits"), FITS)
 def test_which_hops_a_socket_reaches(family: int, only_ipv6: int, bound: str | None, host: str, fits: bool) -> None:
-    if family == IPV6 and not has_ipv6():
-        pytest.skip("::1 isn't there")
+    if family == IPV6:
+        need_ipv6()
     with socket.socket(family) as sock:
         if family == IPV6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)

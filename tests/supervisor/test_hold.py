@@ -13,7 +13,7 @@ from pysocksify.linux import dissolve
 from pysocksify.supervisor import hold as holding
 from pysocksify.supervisor.hold import CannotHold, Hold, HoldAddress, Holds
 from tests.engines.filtered import ACCOUNTS, as_account
-from tests.supervisor.holds import HOLDS, has_ipv6
+from tests.supervisor.holds import HOLDS, has_ipv6, need_ipv6, needs_ipv6
 
 PATIENCE = 10.0
 IPV4, IPV6 = socket.AF_INET, socket.AF_INET6
@@ -22,7 +22,6 @@ TCP_SYNCNT, TCP_USER_TIMEOUT, TCP_FASTOPEN_CONNECT, TCP_INFO = 7, 18, 30, 11
 IP_MINTTL, IPV6_MINHOPCOUNT, SO_BINDTODEVICE = 21, 73, 25
 UNAWAITED = select.POLLIN | select.POLLOUT | select.POLLRDHUP
 
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="::1 isn't there")
 FAMILIES = [pytest.param(IPV4, id="IPv4"), pytest.param(IPV6, id="IPv6", marks=needs_ipv6)]
 
 
@@ -334,8 +333,8 @@ BOUND: list[tuple[int, str, int | None]] = [
 
 @pytest.mark.parametrize(("family", "host", "only_ipv6"), BOUND)
 def test_bound_addresses(family: int, host: str, only_ipv6: int | None) -> None:
-    if family == IPV6 and not has_ipv6():
-        pytest.skip("::1 isn't there")
+    if family == IPV6:
+        need_ipv6()
     with socket.socket(family) as sock:
         sock.setblocking(False)
         if only_ipv6 is not None:
@@ -381,8 +380,7 @@ class TestWithoutIpv6:
 
     @pytest.fixture(autouse=True)
     def _without(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        if not has_ipv6():
-            pytest.skip("no IPv6 sockets to try it with")
+        need_ipv6()  # for sockets to try it with
         monkeypatch.setattr(HOLDS._places, "ipv6", None)
 
     def test_an_ipv6_socket_is_held_by_its_mapped_address(self) -> None:

@@ -3,7 +3,6 @@
 import errno
 import os
 import select
-import shutil
 import socket
 import struct
 import subprocess
@@ -23,6 +22,7 @@ from pysocksify.supervisor.enclosure import Enclosure, EnclosureUnavailable, Ref
 from pysocksify.supervisor.names import Names
 from pysocksify.supervisor.responder import Responder
 from pysocksify.supervisor.search import Search
+from tests.lab.wrapped import missing, need
 
 PATIENCE = 10
 RULES = Rules((Rule(match=(Pattern.parse("*.direct.example"),), to="direct"),))
@@ -57,7 +57,8 @@ class Place:
         try:
             self.enclosure = Enclosure.open(ipv6=True)
         except EnclosureUnavailable as error:
-            pytest.skip(str(error))
+            missing(str(error))
+            raise
         known = resolve or (lambda name: ["192.0.2.7"])
         self.names = Names(FakeAddresses(), RULES, Search(lambda: ""), ipv6=True, resolve=known)
         self.refused: list[Refusal] = []
@@ -124,11 +125,6 @@ def place() -> Iterator[Place]:
     made.close()
 
 
-def needs(*programs: str) -> pytest.MarkDecorator:
-    missing = [program for program in programs if shutil.which(program) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"not installed: {' '.join(missing)}")
-
-
 @pytest.mark.parametrize(("family", "server"), [(socket.AF_INET, "10.255.255.53"), (socket.AF_INET6, "2001:db8::53")])
 def test_datagrams(place: Place, family: int, server: str) -> None:
     with place.asker(family) as asker:
@@ -166,8 +162,8 @@ def test_a_hundred_at_once(place: Place) -> None:
         assert meant.host == f"n{number}.example"
 
 
-@needs("nsenter", "dig")
 def test_dig(place: Place) -> None:
+    need("dig")
     assert place.inside("dig", "+short", "+tries=1", "@10.255.255.53", "WWW.example").split() == [FIRST]
     assert place.inside("dig", "+short", "+tries=1", "@2001:db8::53", "www.example", "AAAA").split() == [
         "fd73:6f63:6b73::c612:101"
@@ -177,14 +173,13 @@ def test_dig(place: Place) -> None:
     assert "status: BADVERS" in place.inside("dig", "+tries=1", "+edns=9", "+noednsneg", "@192.0.2.53", "www.example")
 
 
-@needs("nsenter")
 def test_glibc_puts_ipv4_first(place: Place) -> None:
     program = "import socket\nfor a in socket.getaddrinfo('www.example', 80, 0, socket.SOCK_STREAM): print(a[4][0])"
     assert place.inside(sys.executable, "-c", program).split() == [FIRST, "fd73:6f63:6b73::c612:101"]
 
 
-@needs("nsenter", "musl-gcc")
 def test_musl_puts_ipv4_first(place: Place, tmp_path: Path) -> None:
+    need("musl-gcc")
     source, program = tmp_path / "resolve.c", tmp_path / "resolve"
     source.write_text(MUSL_PROGRAM)
     subprocess.run(["musl-gcc", "-static", "-o", program, source], check=True, timeout=60)
@@ -304,7 +299,7 @@ def test_a_look_up_for_a_connection_that_is_gone() -> None:
     try:
         connection = place.stream()
         connection.sendall(framed(a_query("slow.direct.example")))
-        place.until(begun.is_set)
+        assert place.while_running(lambda: begun.wait(PATIENCE))  # which wakes the loop up
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
         connection.close()  # with RST
         release.set()

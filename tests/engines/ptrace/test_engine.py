@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.lab.accounts import Account
 from tests.lab.done import Done
 from tests.lab.processes import comes_true
 from tests.lab.ways import Way
@@ -38,17 +39,21 @@ def dial(port=80):
 
 
 @pytest.fixture(params=["user", pytest.param("root", marks=pytest.mark.root)])
-def account(request: pytest.FixtureRequest) -> str:
+def account(request: pytest.FixtureRequest) -> Account:
     """Whose programs they are."""
-    return str(request.param)
+    found: Account = request.getfixturevalue(f"{request.param}_account")
+    return found
 
 
-@pytest.fixture(params=["filter", pytest.param("plain", marks=pytest.mark.root)])
-def way(request: pytest.FixtureRequest, account: str) -> Way:
+@pytest.fixture(
+    params=["user", pytest.param("user-plain", marks=pytest.mark.root), pytest.param("root", marks=pytest.mark.root)]
+)
+def way(request: pytest.FixtureRequest) -> Way:
     """Under the ptrace engine, with the filter and without one."""
-    if request.param == "plain":
+    account, _, plain = request.param.partition("-")
+    if plain:
         request.getfixturevalue("root_only")
-    around = "no-seccomp" if request.param == "plain" else ""
+    around = "no-seccomp" if plain else ""
     return Way(account=request.getfixturevalue(f"{account}_account"), engine="ptrace", around=around)
 
 
@@ -335,9 +340,9 @@ print(call({CLONE}, 0x00800000 | 17, 0) if "plain" in sys.argv else -22)
     assert done.out.splitlines() == [f"-16 {-38 if plain else -22} -1 -38", "-22"], done
 
 
-def test_an_untraced_child_gets_nowhere(account: str, request: pytest.FixtureRequest) -> None:
+def test_an_untraced_child_gets_nowhere(account: Account) -> None:
     """clone() with CLONE_UNTRACED: the filter stays on the child, and what stops for a tracer is ENOSYS for it."""
-    way = Way(account=request.getfixturevalue(f"{account}_account"), engine="ptrace")
+    way = Way(account=account, engine="ptrace")
     script = f"""
 child = call({CLONE}, 0x00800000 | 17, 0)
 if child == 0:

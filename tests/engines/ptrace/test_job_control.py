@@ -1,11 +1,16 @@
-"""The front's own tests of signals and job control, with a target that is traced: nothing may be different."""
+"""The front's own tests of signals and job control, with a target that is traced: nothing may be different.
 
+As an ordinary user, where there is one: to a tracer it is all the same, except that root may do more.
+"""
+
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.test_front import (  # noqa: F401  # collected here, with this module's `front`
+from tests.test_front import (  # noqa: F401  # collected here, with this module's `front` and `user`
+    NOBODY,
     REPOSITORY,
     folder,
     terminal,
@@ -27,7 +32,6 @@ from tests.test_front import (  # noqa: F401  # collected here, with this module
     test_suspended_shell_inside,
     test_target_stopped_alone_stops_the_job,
     test_trapped_interrupt_comes_once,
-    user,
 )
 
 # Everything is imported before the user changes, as an ordinary user may not be able to read this interpreter.
@@ -49,6 +53,12 @@ if uid != os.getuid():
 sys.argv[1:1] = ["--engine", "ptrace", "--quiet", "--proxy", "socks5://127.0.0.1:9"]
 sys.exit(pysocksify.__main__.main())
 """
+
+
+@pytest.fixture
+def user() -> int:
+    """The user id to run as."""
+    return NOBODY if os.getuid() == 0 else os.getuid()
 
 
 @pytest.fixture
