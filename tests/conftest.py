@@ -1,8 +1,10 @@
 """Options of the whole test suite, and what holds for all tests."""
 
+import gc
 import resource
 import signal
 
+import hypothesis  # noqa: F401  # before the heap is frozen: it looks at who refers to what
 import pytest
 
 pytest_plugins = ["tests.lab.fixtures"]
@@ -30,3 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leaves the thousands of tests out of each gc.collect(): those who look for what they left behind do many."""
+    gc.collect()
+    gc.freeze()

@@ -81,9 +81,11 @@ class ScriptedProxy:
         self._stop = asyncio.Event()
         server = await asyncio.start_server(self._accepted, sock=self._socket, backlog=1024)
         await self._stop.wait()
-        server.close()
+        # asyncio lets a connection leak that it accepts and then finds the server closed
+        self._loop.remove_reader(self._socket.fileno())
         for _ in range(ROUNDS_OF_ACCEPT):
             await asyncio.sleep(0)
+        server.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
