@@ -15,6 +15,7 @@ from pysocksify.report import VERBOSE, Report
 from pysocksify.server import files, listening, ports, systemd, tls
 from pysocksify.server.core import Server
 from pysocksify.server.counting import Counter, Counts
+from pysocksify.server.handshake import prepare
 from pysocksify.server.journal import Journal
 from pysocksify.server.listening import Listeners
 from pysocksify.server.metrics import Metrics
@@ -75,6 +76,7 @@ def run(options: Options, say: Callable[[str], None]) -> None:
         return settings
 
     def server(reactor: Reactor, settings: ServerSettings, counter: Counter) -> Server:
+        prepare(reactor)
         entries = journal if file.verbosity >= VERBOSE else None
         return Server(reactor, settings, report, counter=counter, journal=entries)
 

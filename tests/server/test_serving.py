@@ -404,6 +404,17 @@ def test_bad_input(arguments: tuple[str, ...], reason: str) -> None:
     assert "secret" not in line
 
 
+@WORKERS
+def test_the_first_clients_need_no_more_descriptors(workers: tuple[str, ...]) -> None:
+    """For their names and their logins' hashes: there may be none left by then."""
+    with running(*LISTEN, *workers) as server:
+        pid = server.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in children or [str(pid)]:
+            files = [os.readlink(path) for path in Path(f"/proc/{each}/fd").iterdir()]
+            assert files.count("anon_inode:[eventfd]") == 2
+
+
 def test_the_example_file_is_read() -> None:
     """It names a directory that isn't there; all before that was good."""
     line = refused("-c", str(ROOT / "conf" / "server.toml"))
