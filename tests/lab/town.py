@@ -336,7 +336,11 @@ def end_all(name: str) -> list[str]:
 def remove(name: str) -> None:
     """Removes a namespace and its files of /etc."""
     if (NAMESPACES / name).exists():
-        run("ip", "netns", "delete", name)
+        try:
+            run("ip", "netns", "delete", name)
+        except RuntimeError:
+            if (NAMESPACES / name).exists():  # no other session that sweeps has been quicker
+                raise
     shutil.rmtree(OVERLAYS / name, ignore_errors=True)
     with contextlib.suppress(OSError):
         OVERLAYS.rmdir()  # where nobody else has anything in it
