@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -87,6 +88,22 @@ class TestWatches:
         assert seen == [("new", READ | WRITE)]
         reactor.unwatch(fd)
         reactor.watch(fd, READ, lambda events: None)
+
+    def test_rewatch_without_epoll(self, monkeypatch: pytest.MonkeyPatch, pair: Pair) -> None:
+        monkeypatch.delattr(select, "epoll")
+        reactor = Reactor()
+        fd = pair[0].fileno()
+        seen: list[int] = []
+        reactor.watch(fd, READ, lambda events: seen.append(-1))
+        reactor.rewatch(fd, 0, seen.append)
+        pair[1].send(b"x")
+        reactor.call_at(reactor.now(), lambda: None)
+        reactor.run_once()
+        assert seen == []
+        reactor.rewatch(fd, READ | WRITE, seen.append)
+        reactor.run_once()
+        assert seen == [READ | WRITE]
+        reactor.close()
 
     def test_rewatched_within_the_batch_gets_nothing_of_it(self, reactor: Reactor) -> None:
         links = [socket.socketpair() for _ in range(2)]
@@ -436,6 +453,7 @@ class TestThreads:
             reactor.in_thread(lambda: 42, answered)
             reactor.run()
             os.write(1, repr(outcomes == [(42, None) if {ready} else (None, errno.EMFILE)]).encode())
+            os._exit(0)  # where threads are, the interpreter's end takes a descriptor (glibc's pthread_exit)
         """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=LIMIT, check=False)
         assert (done.stdout, done.stderr) == (b"True", b"")
