@@ -13,14 +13,6 @@ descriptor must unwatch it first.
 
 A *task* is a generator that yields what it waits for: `Ready`, `Pause` or `InThread`. Closing the generator
 (Task.cancel) is how a task is given up: its `finally` clauses release what it holds.
-
-A *job* is a blocking call for a pool of threads. All but the call itself belongs to the loop's thread: which jobs wait,
-whose turn it is, how many run. A job is handed to the threads when one of them is free for it and not before, so one
-that is cancelled while it waits is gone without a trace. One that runs can't be stopped: it holds its thread to its
-end, and counts for its source until then, whether or not anybody waits for it. Who asks for jobs on behalf of others
-names the *source* of each. Sources take turns, and one gets a further thread only while more are free than it holds:
-alone it has half of them, two have a third each, and there's one left for the next. Without a source jobs run in their
-order, on all threads.
 """
 
 import errno
@@ -29,24 +21,23 @@ import os
 import select
 import sys
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-if TYPE_CHECKING:
-    from queue import SimpleQueue
+from pysocksify.threads import Threads
 
-    from pysocksify.polling import Poller, Waker
+if TYPE_CHECKING:
+    from pysocksify.polling import Poller
+    from pysocksify.threads import Answer, Job
 
 T = TypeVar("T")
-Answer = Callable[[T | None, BaseException | None], None]
 
 READ, WRITE = 1, 4  # EPOLLIN, EPOLLOUT (sys/epoll.h)
 SPIN = 100e-6  # seconds; the kernel's own busy polling takes 50 µs for a good value (net.core.busy_read, socket(7))
 SPINS_LEFT_OUT = 1024  # after spins that were in vain, as many waits at the most go without one
 TIMERS_KEPT = 128  # so many aren't worth a look at which were cancelled
-BLOCKING_CALLS_AT_ONCE = 32  # as asyncio's default executor has on a large machine; getaddrinfo mostly waits
 
 
 @dataclass(slots=True)
@@ -291,14 +282,14 @@ class Reactor:
         """Call `callback()` before the loop waits again."""
         self._soon.append(callback)
 
-    def in_thread(self, function: Callable[[], T], callback: Answer[T]) -> "Job | None":
+    def in_thread(self, function: Callable[[], T], callback: "Answer[T]") -> "Job":
         """Run a blocking `function()` in a thread; `callback(value, error)` is called in the loop, later, also when no
-        thread can be had. Returns what cancels it, or None where a loop has calls that can't be cancelled."""
+        thread can be had. Returns what cancels it."""
         return self.threads().run(function, callback)
 
-    def threads(self, name: str = "", limit: int = BLOCKING_CALLS_AT_ONCE) -> "Threads":
-        """The threads of a name, `limit` of them at most: kinds of calls that mustn't keep each other waiting have
-        threads of their own. Nothing is opened, imported or started for them before they're needed."""
+    def threads(self, name: str = "", limit: int | None = None) -> "Threads":
+        """The threads of a name, `limit` of them at most (None: the usual number). Kinds of calls that mustn't keep
+        each other waiting have threads of their own. Nothing is opened, imported or started before it's needed."""
         threads = self._threads.get(name)
         if threads is None:
             threads = self._threads[name] = Threads(self, limit)
@@ -388,199 +379,12 @@ class Reactor:
                 callback()
 
 
-class EventFd:
-    """What wakes the loop from another thread, in one descriptor: eventfd(2)."""
-
-    def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def fileno(self) -> int:
-        """The descriptor that becomes readable."""
-        return self._fd
-
-    def wake(self) -> None:
-        """Make it readable. Any thread may call this."""
-        os.eventfd_write(self._fd, 1)
-
-    def clear(self) -> None:
-        """Make it unreadable again."""
-        os.eventfd_read(self._fd)
-
-    def close(self) -> None:
-        """Close it; nobody may wake any more."""
-        os.close(self._fd)
-
-
-class Job:
-    """A blocking call for a thread; cancel() may be called at any moment, also after it ran."""
-
-    __slots__ = ("_threads", "callback", "function", "source")
-
-    def __init__(
-        self, threads: "Threads", function: Callable[[], Any], callback: Answer[Any], source: str | None
-    ) -> None:
-        self._threads = threads
-        self.function = function
-        self.callback: Answer[Any] | None = callback
-        self.source = source
-
-    def cancel(self) -> None:
-        """Make sure that the call isn't made, if it hasn't begun, and that nobody hears of it."""
-        self.callback = None
-        self._threads.forget(self)
-
-    def answer(self, value: Any, error: BaseException | None) -> None:
-        """Say what came of it, if anybody still wants to know."""
-        callback, self.callback = self.callback, None
-        if callback is not None:
-            callback(value, error)
-
-
-class Threads:
-    """Daemon threads for blocking calls, so that a resolver that hangs never keeps the process from ending.
-
-    Only `_handed`, `_answers` and `_event` are touched by the threads.
-    """
-
-    def __init__(self, reactor: Reactor, limit: int) -> None:
-        self._reactor = reactor
-        self._limit = limit
-        self._waiting: OrderedDict[str | None, OrderedDict[Job, None]] = OrderedDict()  # by source, the next one first
-        self._held: dict[str | None, int] = {}  # threads, by source
-        self._running = 0
-        self._count = 0
-        self._handed: SimpleQueue[Job | None]
-        self._answers: deque[tuple[Job, Any, BaseException | None]] = deque()
-        self._event: EventFd | Waker | None = None
-        self._closed = False
-
-    def prepare(self) -> None:
-        """Import and open now what the first call would. Raises OSError when there's no descriptor left for it."""
-        if self._event is not None:
-            return
-        from queue import SimpleQueue  # here: threads are needed late or never
-        from threading import Lock
-
-        event = _waker()
-        try:
-            self._reactor.watch(event.fileno(), READ, self._collect)
-        except OSError:
-            event.close()
-            raise
-        self._handed = SimpleQueue()
-        self._closing = Lock()  # nobody may write to the descriptor once its number can be another file's
-        self._event = event
-
-    def run(self, function: Callable[[], T], callback: Answer[T], source: str | None = None) -> Job:
-        """Run `function()` when it's the turn of its source; `callback(value, error)` is called in the loop, later."""
-        job = Job(self, function, callback, source)
-        try:
-            self.prepare()
-        except OSError as error:
-            self._fail(job, error)
-        else:
-            self._waiting.setdefault(source, OrderedDict())[job] = None
-            self._hand_out()
-        return job
-
-    def forget(self, job: Job) -> None:
-        """Let a job wait no longer; one that doesn't is no error."""
-        jobs = self._waiting.get(job.source)
-        if jobs is not None and job in jobs:
-            del jobs[job]
-            if not jobs:
-                del self._waiting[job.source]
-
-    def close(self) -> None:
-        """Let the threads end, each after the call that it is in; no callback is called any more."""
-        if self._event is None:
-            return
-        with self._closing:
-            self._closed = True
-            self._event.close()
-        for _ in range(self._count):
-            self._handed.put(None)
-
-    def _hand_out(self) -> None:
-        """Have all begin that may."""
-        while (job := self._next()) is not None:
-            if self._running == self._count and not self._start_one():
-                if not self._count:
-                    self._fail(job, BlockingIOError(errno.EAGAIN, "no thread can be started"))
-                    self.forget(job)
-                return
-            self._waiting.move_to_end(job.source)
-            self.forget(job)
-            self._running += 1
-            self._held[job.source] = self._held.get(job.source, 0) + 1
-            self._handed.put(job)
-
-    def _next(self) -> Job | None:
-        """Whose turn it is; None: nobody's, or all who wait hold their share."""
-        free = self._limit - self._running
-        for source, jobs in self._waiting.items():
-            if free > (0 if source is None else self._held.get(source, 0)):
-                return next(iter(jobs))
-        return None
-
-    def _start_one(self) -> bool:
-        from threading import Thread
-
-        try:
-            Thread(target=self._work, daemon=True).start()
-        except RuntimeError:  # RLIMIT_NPROC, pids.max
-            return False
-        self._count += 1
-        return True
-
-    def _fail(self, job: Job, error: OSError) -> None:
-        self._reactor.call_soon(lambda: job.answer(None, error))
-
-    def _work(self) -> None:
-        assert self._event is not None
-        while (job := self._handed.get()) is not None:
-            self._answers.append(_outcome(job))
-            with self._closing:
-                if self._closed:
-                    return
-                self._event.wake()
-
-    def _collect(self, events: int) -> None:
-        assert self._event is not None
-        self._event.clear()
-        while self._answers:
-            job, value, error = self._answers.popleft()
-            self._running -= 1
-            self._held[job.source] -= 1
-            if not self._held[job.source]:
-                del self._held[job.source]
-            self._hand_out()
-            job.answer(value, error)
-
-
-def _outcome(job: Job) -> tuple[Job, Any, BaseException | None]:
-    if job.callback is None:  # cancelled on its way here
-        return job, None, None
-    try:
-        return job, job.function(), None
-    except Exception as error:  # handed to whoever waits for it, whatever it is
-        return job, None, error
-
-
 def _poller() -> "select.epoll | Poller":
     if hasattr(select, "epoll"):
         return select.epoll()
     from pysocksify.polling import Poller
 
     return Poller()
-
-
-def _waker() -> "EventFd | Waker":
-    if hasattr(os, "eventfd"):
-        return EventFd()
-    from pysocksify.polling import Waker
-
-    return Waker()
 
 
 def _several_processors() -> bool:

@@ -26,7 +26,7 @@ from pysocksify.report import QUIET, Report
 from pysocksify.route.rules import Pattern
 from pysocksify.server import Limits, Server, ServerSettings, Users
 from pysocksify.server.access import Access, AccessRule
-from pysocksify.server.session import PARTING_LIMIT
+from pysocksify.server.parting import PARTING_LIMIT
 from scripts.fuzz_cases import NAME, USERS, Cases, Ports, Wrong, watched
 from scripts.fuzz_conversation import Judge, play
 

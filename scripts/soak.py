@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from pysocksify.server.session import PARTING_LIMIT
+from pysocksify.server.parting import PARTING_LIMIT
 from scripts.measures import REPOSITORY
 from scripts.soak_server import COUNTED
 

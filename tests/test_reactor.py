@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from pysocksify.reactor import READ, TIMERS_KEPT, WRITE, InThread, Job, Pause, Reactor, Ready, Steps, Task, Timer
+from pysocksify.reactor import READ, TIMERS_KEPT, WRITE, InThread, Pause, Reactor, Ready, Steps, Task, Timer
+from pysocksify.threads import Job
 
 
 @pytest.fixture

@@ -119,6 +119,11 @@ class Conversation(Generic[T]):
         """The bytes that came after the conversation's end; empty before it."""
         return bytes(self._received) if self.done else b""
 
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes have come that nothing was made of yet."""
+        return bool(self._received)
+
     def outgoing(self) -> bytes:
         """What is to be written, since the last call of this."""
         data = b"".join(self._outgoing)

@@ -30,8 +30,9 @@ from typing import Any
 from pysocksify.address import Address
 from pysocksify.errors import ConversationError
 from pysocksify.protocol.socks5_udp import Datagram, Reassembly
-from pysocksify.reactor import READ, Job, Reactor, Timer
+from pysocksify.reactor import READ, Reactor, Timer
 from pysocksify.server.happy_eyeballs import SockAddr, look_up
+from pysocksify.threads import Job
 
 READ_SIZE = 65535  # more than any UDP datagram holds
 AT_ONCE = 32  # datagrams in one round of the loop, so that a flood doesn't stop the others
@@ -112,7 +113,7 @@ class Association:
         self._idle_timer = reactor.call_at(self._active + idle, self._look_at_idleness)
         self._fragment_timer: Timer | None = None
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         """End it; `ended` is not called."""
         self._ended = None
         self._idle_timer.cancel()
@@ -292,7 +293,7 @@ class Association:
         if self._reactor.now() < end:
             self._idle_timer = self._reactor.call_at(end, self._look_at_idleness)
             return
-        self.close()
+        self.cancel()
         ended(f"no datagram for {self._idle:g} s")
 
 

@@ -11,21 +11,20 @@ DST "used in evaluating the BIND request" and says no more. The peer's port isn'
 An address that the client may not reach is no peer, and where none is left no port is opened.
 """
 
-import errno
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pysocksify.address import Address
 from pysocksify.errors import Cause, cause_of_errno
-from pysocksify.reactor import READ, Job, Reactor, Timer
+from pysocksify.reactor import READ, Reactor, Timer
 from pysocksify.relay import RESET_ON_CLOSE
 from pysocksify.server.happy_eyeballs import SockAddr, look_up
+from pysocksify.server.ports import NO_ROOM, NO_ROOM_PAUSE
+from pysocksify.threads import Job
 
 LONGEST = 120.0  # s; "SOCKS: A protocol for TCP proxy across firewalls", BIND: 2 minutes
 WAITING_PEERS = 16  # connections that may wait to be looked at, and that are looked at in one round of the loop
-NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)  # ENOSPC: epoll's max_user_watches
-NO_ROOM_PAUSE = 0.1  # s until accept is tried again; nginx waits 0.5 (accept_mutex_delay), Go 0.005 to 1
 _ANY_PORT = 9  # discard; a datagram socket's connect() sends nothing, but wants a port
 
 

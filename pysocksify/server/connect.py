@@ -48,7 +48,8 @@ class Connect:
     """One CONNECT. `done(socket, None, "")` or `done(None, cause, words)` is called once, never from the constructor.
 
     `hosts` gives addresses for names that are reached from here, `may_reach` is asked about each address before it is
-    connected to, `seconds` is the time for all of it. `through` is the way, for the log.
+    connected to, `seconds` is the time for all of it. `source` is on whose behalf names are looked
+    up, as the reactor's threads take it. `through` is the way, for the log.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Connect:
         may_reach: Callable[[Address], bool],
         seconds: float,
         done: Done,
+        source: str | None = None,
     ) -> None:
         self.through = "direct"
         self._reactor = reactor
@@ -72,7 +74,7 @@ class Connect:
         elif route.kind == "chain":
             self._dial(upstream.chain(route), destination, seconds)
         else:
-            self._race = ConnectRace(reactor, destination, hosts, seconds, self._end, may_reach)
+            self._race = ConnectRace(reactor, destination, hosts, seconds, self._end, may_reach, source)
 
     def cancel(self) -> None:
         """Give up; `done` is not called."""

@@ -1,6 +1,5 @@
 """The server's listeners. No state is outside a Server, so that one can run inside another program's reactor."""
 
-import errno
 import socket
 import sys
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pysocksify.server.connect import Upstream
 from pysocksify.server.counting import Counter, Counts
 from pysocksify.server.happy_eyeballs import told
 from pysocksify.server.journal import Journal
+from pysocksify.server.ports import NO_ROOM, NO_ROOM_PAUSE
 from pysocksify.server.session import Session
 from pysocksify.server.settings import ServerSettings
 from pysocksify.server.shared import NO_PORT, Client, Shared
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 ACCEPTED_AT_ONCE = 64  # in one round of the loop, so that a flood of clients doesn't stop the relays
 REFUSED_AT_ONCE = 256  # clients over a limit that are told so at the same time; what comes beyond that is reset
 QUEUE_LIMIT = 4096  # clients that wait to be accepted: the default of net.core.somaxconn
-NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)  # ENOSPC: epoll's max_user_watches
-NO_ROOM_PAUSE = 0.1  # s until accept is tried again; nginx waits 0.5 (accept_mutex_delay), Go 0.005 to 1
 INHERITS = sys.platform == "linux"  # elsewhere it isn't sure what a listening socket's options are to those it accepts
 
 
@@ -183,7 +181,7 @@ class Server:
         client = _client(connection, peer)
         if connection.family != socket.AF_UNIX and not listener.passes_on:
             ports.tune(connection)
-        over = self._shared.counter.enter(client.peer.host)
+        over = self._shared.counter.enter(client.source)
         if over and len(self._refused) >= REFUSED_AT_ONCE:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             connection.close()
@@ -192,7 +190,7 @@ class Server:
             session = self._session(listener, connection, client, over)
         except OSError:
             if not over:
-                self._shared.counter.leave(client.peer.host, None)
+                self._shared.counter.leave(client.source, None)
             raise
         (self._refused if over else self._sessions).add(session)
 

@@ -23,7 +23,6 @@ import hashlib
 import mmap
 import os
 import resource
-import socket
 import sys
 import tempfile
 from array import array
@@ -138,9 +137,8 @@ class Counter:
         self._per_source = per_source
 
     def enter(self, source: str) -> str:
-        """A client has come from `source`, an address. "" and it is counted until leave(); else the limit that is
+        """A client has come from `source`. "" and it is counted until leave(); else the limit that is
         reached, "total" or "source", and it isn't."""
-        source = _network(source)
         cells = self._cells
         cells[ACCEPTED] += 1
         lock = self._lock if self._total is not None or self._per_source is not None else None
@@ -182,7 +180,7 @@ class Counter:
     def leave(self, source: str, user: str | None) -> None:
         """A client whose enter() gave "" has gone; `user` is the one whose enter_user() gave "" too, or None."""
         self._cells[ACTIVE] -= 1
-        self._sources.remove(_network(source))
+        self._sources.remove(source)
         if user is not None:
             self._users.remove(user)
 
@@ -349,14 +347,6 @@ class Lock:
     def drop(self) -> None:
         """Let the next one have it."""
         fcntl.lockf(self._fd, fcntl.LOCK_UN)
-
-
-def _network(source: str) -> str:
-    """What counts as one source: an IPv4 address, but all of an IPv6 address's /64, which is the least that anybody
-    has to choose addresses from (RFC 4291 section 2.5.1, RFC 6177)."""
-    if ":" not in source:
-        return source
-    return socket.inet_pton(socket.AF_INET6, source.partition("%")[0])[:8].hex()
 
 
 def _slots(descriptors: int) -> int:

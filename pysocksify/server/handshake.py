@@ -21,10 +21,11 @@ from pysocksify.codes import Cd
 from pysocksify.errors import ClientRefusedError, ConversationError, PeerClosedError
 from pysocksify.protocol.conversation import Conversation
 from pysocksify.protocol.serve import Authenticate, Request, serve
-from pysocksify.reactor import READ, Job, Reactor, Threads
+from pysocksify.reactor import READ, Reactor
 from pysocksify.server.identd import Ident
 from pysocksify.server.shared import Client, Shared, say
 from pysocksify.server.users import HASHES_AT_ONCE, shown
+from pysocksify.threads import Job, Threads
 
 IDENTD_LIMIT = 10.0  # s; SOCKS4's text leaves it open
 READ_SIZE = 65536
@@ -42,16 +43,9 @@ def _hashing(reactor: Reactor) -> Threads:
     return reactor.threads("hashing", HASHES_AT_ONCE)
 
 
-class _Conversation(Conversation[Request]):
-    @property
-    def has_more(self) -> bool:
-        """Whether bytes have come that nothing was made of yet."""
-        return bool(self._received)
-
-
 class Handshake:
-    """Watches the client's socket until one of these is called, once, when it's no longer watched. Raises OSError from
-    the constructor: it can't be watched.
+    """Watches the client's socket until one of these is called, once. Raises OSError from the constructor: it can't be
+    watched. Who is asked or told of a failure takes the watch over (`Reactor.rewatch`).
 
     asked       with the request, the user (None: hasn't logged in) and the payload that came behind the request
     failed      with one of `counting.FAILURES`, the words for the log, and what the client is told before it's closed
@@ -84,7 +78,7 @@ class Handshake:
         self._ident: Ident | None = None
         self._login: Job | None = None
         steps = serve(login_required=bool(settings.users), check_userid=settings.identd)
-        self._conversation: _Conversation | None = _Conversation(steps)
+        self._conversation: Conversation[Request] | None = Conversation(steps)
         shared.reactor.watch(connection.fileno(), READ, self._receive)
 
     def cancel(self) -> None:
@@ -116,7 +110,7 @@ class Handshake:
         else:
             self._go_on(conversation)
 
-    def _go_on(self, conversation: _Conversation) -> None:
+    def _go_on(self, conversation: Conversation[Request]) -> None:
         """Answer what the conversation asks; then say what it says."""
         try:
             while isinstance(conversation.event, Authenticate):
@@ -130,7 +124,7 @@ class Handshake:
         if not say(self._connection, conversation.outgoing()):
             self._end()
         elif conversation.done:
-            self.cancel()
+            self._conversation = None
             self._asked(conversation.result, self._user, conversation.trailing)
 
     def _may_enter(self, login: Authenticate) -> bool | None:
@@ -151,7 +145,7 @@ class Handshake:
         right = users.quick(name, password)
         if right is None:
             self._look_for_end(select.EPOLLRDHUP)
-            verify, source = partial(users.verify, name, password), self._client.peer.host
+            verify, source = partial(users.verify, name, password), self._client.source
             self._login = _hashing(shared.reactor).run(verify, self._verified, source)
         elif right:
             self._user = shown(name)
@@ -198,7 +192,7 @@ class Handshake:
             self._user = shown(conversation.event.username)
         self._answer(conversation, bool(right))
 
-    def _answer(self, conversation: _Conversation, allowed: bool | Cd) -> None:
+    def _answer(self, conversation: Conversation[Request], allowed: bool | Cd) -> None:
         """Go on with the conversation that waited for this."""
         self._shared.reactor.rewatch(self._connection.fileno(), READ, self._receive)
         try:
@@ -208,7 +202,7 @@ class Handshake:
         else:
             self._go_on(conversation)
 
-    def _refuse(self, conversation: _Conversation, error: ConversationError) -> None:
+    def _refuse(self, conversation: Conversation[Request], error: ConversationError) -> None:
         host, report = self._client.peer.host, self._shared.report
         failure = "closed"
         if isinstance(error, ClientRefusedError):
@@ -217,7 +211,7 @@ class Handshake:
         elif not isinstance(error, PeerClosedError):
             failure = "protocol"
             report.problem(f"nonsense {host}", f"client {host}: {error}")
-        self.cancel()
+        self._conversation = None
         self._failed(failure, f"{conversation.phase or 'greeting'}: {error}", conversation.outgoing())
 
     def _end(self) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from pysocksify.address import Address
 from pysocksify.errors import Cause, cause_of_errno
 from pysocksify.pacing import unpaced
-from pysocksify.reactor import WRITE, Job, Reactor, Timer
+from pysocksify.reactor import WRITE, Reactor, Timer
+from pysocksify.threads import Job
 
 ATTEMPT_DELAY = 0.25  # s; RFC 8305 section 8, Connection Attempt Delay
 SockAddr = tuple[int, Any]  # family, and what connect() takes

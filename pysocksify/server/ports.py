@@ -1,5 +1,6 @@
 """Listening TCP sockets, and who can reach them."""
 
+import errno
 import os
 import socket
 
@@ -9,6 +10,8 @@ from pysocksify.pacing import unpaced
 from pysocksify.server.settings import ServerSettings
 
 OPTION = "--listen"
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)  # ENOSPC: epoll's max_user_watches
+NO_ROOM_PAUSE = 0.1  # s until accept is tried again; nginx waits 0.5 (accept_mutex_delay), Go 0.005 to 1
 
 
 def is_public(address: Address) -> bool:

@@ -1,20 +1,20 @@
 """One client of the server: its handshake, what it asked for, and the end.
 
-Theory of operation. A session owns the client's socket and goes through these states, each with its own watch on it:
+Theory of operation. A session owns the client's socket and goes through these states. The socket is watched in each,
+which takes that over from the one before.
 
 - handshake (`handshake`): everything up to the request, with a time limit.
 - at work: a CONNECT, a BIND or a UDP ASSOCIATE. Early payload waits in the kernel, but the client's end is looked for.
   Its FIN counts as "gone" unless payload came before it: a client may send its data and close its sending side before
   it has a reply.
-- relaying: both sockets belong to the relay.
-- parting, after a refusal: shut down for writing, and read until the client's end, so that no RST overtakes the reply.
+- relaying (`relaying`): both sockets belong to the relay.
+- parting (`parting`), after a refusal: nothing may overtake the reply.
 
 A client that is over a limit goes through the handshake like others, and is refused in the reply: so it hears why.
 Whatever ends a session calls `ended` once. close() gives it up in any state. It stays counted until leave(), since what
 it said may still be on its way through a tunnel.
 """
 
-import contextlib
 import select
 import socket
 import time
@@ -25,7 +25,6 @@ from pysocksify.codes import Command
 from pysocksify.errors import Cause
 from pysocksify.protocol.serve import Request, reply
 from pysocksify.reactor import READ, Timer
-from pysocksify.relay import RESET_ON_CLOSE, Relay, RelayOutcome
 from pysocksify.report import DEBUG
 from pysocksify.server.associate import Association
 from pysocksify.server.bind import Bind
@@ -33,13 +32,13 @@ from pysocksify.server.connect import Connect
 from pysocksify.server.handshake import READ_SIZE, Handshake
 from pysocksify.server.happy_eyeballs import told
 from pysocksify.server.journal import Entry
+from pysocksify.server.parting import Parting
 from pysocksify.server.permission import Permission
+from pysocksify.server.relaying import Outcome, Relaying
 from pysocksify.server.shared import Client, Shared, say
 from pysocksify.server.users import shown
 
-PARTING_LIMIT = 10.0  # s; RFC 1928 section 6: closed no more than 10 seconds after the failure
 OVER_LIMIT_HANDSHAKE = 5.0  # s for those who are only to be told that there are too many
-IDLE_LOOKS = 4  # in the time of the idle limit
 GONE = ("client_gone", "client went away")
 SERVER_ENDED = ("other", "server ended")
 
@@ -51,8 +50,8 @@ class Session:
     """
 
     __slots__ = (
-        "_began", "_bytes", "_client", "_connection", "_early", "_ended", "_failure", "_granted", "_is_watched", "_job",
-        "_milliseconds", "_moved", "_name", "_outcome", "_over", "_relay", "_request", "_settings", "_shared",
+        "_began", "_bytes", "_client", "_connection", "_early", "_ended", "_failure", "_granted", "_job",
+        "_milliseconds", "_name", "_outcome", "_over", "_request", "_settings", "_shared",
         "_started", "_through", "_timer", "_user",
     )  # fmt: skip
 
@@ -75,17 +74,14 @@ class Session:
         self._user: str | None = None  # as whom it's counted
         self._name: str | None = None  # for the journal
         self._early = b""
-        self._relay: Relay | None = None
-        self._is_watched = False  # by the session itself
         self._granted = False  # it was told that it's connected
         self._bytes = (0, 0)
-        self._moved = 0
         self._failure = "closed"
         self._outcome = GONE
         self._through = ""
         self._milliseconds: float | None = None
         self._started = self._began = shared.reactor.now()
-        self._job: Handshake | Connect | Bind | Association | None = Handshake(
+        self._job: Handshake | Connect | Bind | Association | Relaying | Parting | None = Handshake(
             shared,
             connection,
             client,
@@ -101,8 +97,8 @@ class Session:
     def cut(self, words: str = "") -> None:
         """The client was cut off, which is seen only before its bytes come here; or it came to nothing there, and this
         is why."""
-        if self._relay is not None:
-            self._relay.cut_a()
+        if isinstance(self._job, Relaying):
+            self._job.cut_client()
             return
         if words:
             self._failure = "protocol"
@@ -118,7 +114,7 @@ class Session:
     def leave(self) -> None:
         """Count the client no more: nothing of it is left."""
         if not self._over:
-            self._shared.counter.leave(self._client.peer.host, self._user)
+            self._shared.counter.leave(self._client.source, self._user)
 
     @property
     def closed(self) -> bool:
@@ -134,16 +130,11 @@ class Session:
         """Give up, whatever the state."""
         self._timer.cancel()
         job, self._job = self._job, None
-        if isinstance(job, Association):
-            self._bytes = job.bytes_up, job.bytes_down
-            job.close()
-        elif job is not None:
+        if job is not None:
             job.cancel()
-        if self._relay is not None:
-            if not self._relay.closed:
-                self._bytes = self._relay.a_to_b.count, self._relay.b_to_a.count
-            self._relay.close()
-        elif self._connection.fileno() >= 0:
+        if isinstance(job, (Association, Relaying)):
+            self._bytes = job.bytes_up, job.bytes_down
+        if self._connection.fileno() >= 0:
             self._shared.reactor.unwatch(self._connection.fileno())
             self._connection.close()
         ended, self._ended = self._ended, None
@@ -234,6 +225,7 @@ class Session:
             permission.may_reach,
             settings.limits.dial,
             self._dialled,
+            self._client.source,
         )
 
     def _bind(self, request: Request, permission: Permission) -> None:
@@ -245,6 +237,7 @@ class Session:
             hosts=self._settings.hosts,
             may_reach=permission.may_reach,
             seconds=self._settings.limits.bind,
+            source=self._client.source,
             listening=lambda bound: self._say_listening(request, bound),
             accepted=self._bound,
             failed=self._failed,
@@ -266,6 +259,7 @@ class Session:
             allows=permission.allows_datagram,
             may_reach=permission.may_reach_for,
             idle=self._settings.limits.udp_idle,
+            source=client.source,
             ended=self._association_ended,
         )
         self._through = "direct"
@@ -292,16 +286,8 @@ class Session:
         self._watch(select.EPOLLRDHUP, self._on_client_end)
 
     def _watch(self, events: int, callback: Callable[[int], None]) -> None:
-        reactor, fd = self._shared.reactor, self._connection.fileno()
-        if self._is_watched:
-            reactor.rewatch(fd, events, callback)
-        else:
-            reactor.watch(fd, events, callback)
-            self._is_watched = True
-
-    def _unwatch(self) -> None:
-        self._shared.reactor.unwatch(self._connection.fileno())
-        self._is_watched = False
+        """The socket is watched from the handshake on; what waits for something else takes that over."""
+        self._shared.reactor.rewatch(self._connection.fileno(), events, callback)
 
     def _on_client_end(self, events: int) -> None:
         if not events & (select.EPOLLERR | select.EPOLLHUP) and self._has_payload():
@@ -347,10 +333,9 @@ class Session:
 
     def _relay_to(self, sock: socket.socket, end: Address) -> None:
         """Tell the client that it has its connection, whose socket this is, and relay. `end` is for the reply."""
-        shared, request = self._shared, self._request
+        shared, request, connection = self._shared, self._request, self._connection
         assert request is not None
         self._job = None
-        self._unwatch()
         self._milliseconds = (shared.reactor.now() - self._began) * 1000
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # else a peer that lost power stays for ever
@@ -358,7 +343,7 @@ class Session:
             sock.close()
             self._refuse(Cause.GENERAL_FAILURE, str(error))
             return
-        if not say(self._connection, reply(request, None, end)):
+        if not say(connection, reply(request, None, end)):
             sock.close()
             self.close()
             return
@@ -366,46 +351,17 @@ class Session:
             shared.report.debug(f"{self._client.name} -> {request.destination}: connected, {self._milliseconds:.0f} ms")
         self._granted = True
         early, self._early = self._early, b""
+        shared.reactor.unwatch(connection.fileno())
         try:
-            self._relay = Relay(shared.reactor, self._connection, sock, shared.pool, self._relayed, to_b=early)
+            self._job = Relaying(shared, connection, sock, early, self._settings.limits.idle, self._relayed)
         except OSError as error:
-            self._not_relayed(sock, error)
-            return
-        if self._settings.limits.idle is not None:
-            self._look_for_idleness(self._settings.limits.idle, shared.reactor.now())
-
-    def _not_relayed(self, sock: socket.socket, error: OSError) -> None:
-        """The client has its reply, so all that is left is to reset both ends, as a relay does that is cut off."""
-        words = error.strerror or str(error)
-        self._shared.report.problem(f"relay {words}", f"no room for a relay: {words}")
-        self._outcome = "general_failure", words
-        for end in (self._connection, sock):
-            self._shared.reactor.unwatch(end.fileno())
-            with contextlib.suppress(OSError):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        sock.close()
-        self.close()
-
-    def _look_for_idleness(self, limit: float, since: float) -> None:
-        """Give the relay up when nothing was delivered either way for so many seconds."""
-        relay, now = self._relay, self._shared.reactor.now()
-        assert relay is not None
-        moved = relay.a_to_b.count + relay.b_to_a.count
-        if moved != self._moved:
-            self._moved, since = moved, now
-        if now - since >= limit:
-            self._outcome = "timed_out", f"idle for {limit:g} s"
+            words = error.strerror or str(error)
+            shared.report.problem(f"relay {words}", f"no room for a relay: {words}")
+            self._outcome = "general_failure", words
             self.close()
-            return
-        look = min(now + limit / IDLE_LOOKS, since + limit)
-        self._timer = self._shared.reactor.call_at(look, lambda: self._look_for_idleness(limit, since))
 
-    def _relayed(self, outcome: RelayOutcome) -> None:
-        self._bytes = outcome.a_to_b, outcome.b_to_a
-        if outcome.cut is None:
-            self._outcome = "ok", "ok"
-        else:
-            self._outcome = "reset", f"reset by the {'client' if outcome.cut == 'a' else 'destination'}"
+    def _relayed(self, outcome: Outcome) -> None:
+        self._outcome = outcome
         self.close()
 
     # refusing
@@ -419,29 +375,5 @@ class Session:
         self._part(reply(request, cause))
 
     def _part(self, last_words: bytes) -> None:
-        reactor = self._shared.reactor
         self._timer.cancel()
-        if not say(self._connection, last_words):
-            self.close()
-            return
-        try:
-            self._connection.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.close()
-            return
-        try:
-            self._watch(READ, self._on_parting)
-        except OSError:  # no room, and it has been told what there was to tell
-            self.close()
-            return
-        self._timer = reactor.call_at(reactor.now() + PARTING_LIMIT, self.close)
-
-    def _on_parting(self, events: int) -> None:
-        try:
-            if self._connection.recv(READ_SIZE):
-                return
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self.close()
+        self._job = Parting(self._shared, self._connection, last_words, self.close)

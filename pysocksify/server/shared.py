@@ -40,6 +40,13 @@ class Client:
     connection: socket.socket = field(repr=False)
 
     @property
+    def source(self) -> str:
+        """Who counts as one: an IPv4 address, but all of an IPv6 address's /64, which is the least that anybody has to
+        choose addresses from (RFC 4291 section 2.5.1, RFC 6177)."""
+        host = self.peer.host
+        return f"{self.peer.packed[:8].hex()}::/64" if ":" in host else host
+
+    @property
     def local(self) -> Address:
         """Our end."""
         return told(self._sockname())

@@ -26,7 +26,7 @@ from pysocksify.reactor import READ, WRITE, Reactor, Timer
 from pysocksify.relay import RESET_ON_CLOSE
 
 READ_SIZE = 65536
-OVER_LIMIT = 10.0  # s for a client to take some of what is left, and to end; as session.PARTING_LIMIT
+OVER_LIMIT = 10.0  # s for a client to take some of what is left, and to end; as parting.PARTING_LIMIT
 
 
 def context(certificate: str, key: str) -> ssl.SSLContext:

@@ -132,7 +132,7 @@ class Party:
 
     def close(self) -> None:
         for association in self.associations:
-            association.close()
+            association.cancel()
         for sock in self.open:
             sock.close()
 
@@ -378,7 +378,7 @@ def test_names_that_wait_are_not_looked_up_after_the_end(party: Party, monkeypat
     party.send(("late.test", 9), b"x")
     party.talks_to(remote)
     assert threads._waiting
-    association.close()
+    association.cancel()
     gate.set()
     until(party.reactor, lambda: not threads._running)
     assert asked == []
@@ -548,8 +548,8 @@ def test_nothing_is_left_and_nothing_said_after_close(party: Party) -> None:
     party.send(("nosuch.invalid", 9), b"x")
     party.send(remote, b"last")
     party.at(remote)
-    association.close()
-    association.close()
+    association.cancel()
+    association.cancel()
     remote.close()
     end = party.reactor.now() + 0.2
     party.reactor.call_at(end, party.reactor.stop)

@@ -13,7 +13,6 @@ from tests.server.running import LIMIT, LOOPBACK, login, port, receive, running,
 from tests.server.stepped import Stepped, ended
 
 UDP = socks5(0, b"\x01\0\0\0\0", cmd=3)
-RELAYS = {"Relay._on_a", "Relay._on_b"}
 
 
 @pytest.fixture
@@ -70,31 +69,20 @@ class TestNoRoom:
         with server.connect():
             server.reactor.until(lambda: server.sums.active)
 
-    @pytest.mark.parametrize("callback", ["Session._on_client_end", "Session._on_control", *RELAYS])
-    def test_for_its_request(self, callback: str, server: Stepped, destination: socket.socket) -> None:
+    @pytest.mark.parametrize("callback", ["Relay._on_a", "Relay._on_b"])
+    def test_for_its_relay(self, callback: str, server: Stepped, destination: socket.socket) -> None:
+        """It has its reply already."""
         server.reactor.full_for = callback
         said = bytearray()
         with server.connect() as client:
-            client.sendall(UDP if callback == "Session._on_control" else socks5(destination.getsockname()[1]))
+            client.sendall(socks5(destination.getsockname()[1]))
             server.reactor.until(lambda: ended(client, said))
         server.reactor.until(lambda: not server.server.session_count)
-        granted = callback in RELAYS
-        assert bytes(said[:4]) == (b"\x05\x00\x05\x00" if granted else b"\x05\x00\x05\x01")
+        assert bytes(said[:4]) == b"\x05\x00\x05\x00"
         assert not server.sums.active
-        assert server.sums.ended["udp_associate" if callback == "Session._on_control" else "connect", "general_failure"]
-        if granted:
-            with destination.accept()[0] as inner, pytest.raises(ConnectionResetError):
-                inner.recv(1)
-
-    def test_for_its_parting(self, server: Stepped) -> None:
-        """It has been told why."""
-        server.reactor.full_for = "Session._on_parting"
-        said = bytearray()
-        with server.connect() as client:
-            client.sendall(socks5(80, cmd=9))
-            server.reactor.until(lambda: ended(client, said))
-        assert bytes(said[:4]) == b"\x05\x00\x05\x07"
-        assert not server.server.session_count
+        assert server.sums.ended["connect", "general_failure"]
+        with destination.accept()[0] as inner, pytest.raises(ConnectionResetError):
+            inner.recv(1)
 
 
 class TestJournal:

@@ -33,11 +33,12 @@ from pysocksify.engines.handover.listening import Listening
 from pysocksify.engines.python import layers, sockets
 from pysocksify.engines.python.asking import Reply, Supervised
 from pysocksify.kernel import Kernel
-from pysocksify.reactor import READ, EventFd, Reactor
+from pysocksify.reactor import READ, Reactor
 from pysocksify.report import DEBUG, NORMAL, QUIET, VERBOSE, Report
 from pysocksify.supervisor.calls import Signalled
 from pysocksify.supervisor.core import Plan, Supervisor
 from pysocksify.supervisor.lookups import Hosts, Lookups
+from pysocksify.threads import EventFd, Job
 
 DRAIN_LIMIT = 60.0  # seconds that relays may go on after the block, as after a wrapped program's end
 DELIVER_LIMIT = 5.0  # seconds that an ending interpreter waits for what it wrote
@@ -76,7 +77,7 @@ class ThreadReactor(Reactor):
         self._layer = layer
         self._spins_left_out = sys.maxsize  # who spins keeps the interpreter's lock from the program
 
-    def in_thread(self, function: Callable[[], Any], callback: Callable[[Any, BaseException | None], None]) -> None:
+    def in_thread(self, function: Callable[[], Any], callback: Callable[[Any, BaseException | None], None]) -> Job:
         """Run a blocking `function()` in a thread, as Reactor does."""
 
         def serving() -> Any:
@@ -86,7 +87,7 @@ class ThreadReactor(Reactor):
             finally:
                 layers.serve_here(None)  # the thread's number will be another's
 
-        super().in_thread(serving, callback)
+        return super().in_thread(serving, callback)
 
 
 class ProcessSupervisor(Supervisor):
