@@ -1,6 +1,7 @@
 """The command `pysocksify-server` as a process, used by other people's clients."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import resource
@@ -95,13 +96,25 @@ def running(*arguments: str, descriptors: int | None = None, listeners: int = 1)
                 raise
 
 
+def on_one_port() -> list[socket.socket]:
+    """Listening sockets on 127.0.0.1 and, if it's there, ::1; the port that one gave may be taken on the other."""
+    while True:
+        first = socket.create_server(("127.0.0.1", 0))
+        if not has_ipv6():
+            return [first]
+        try:
+            return [first, socket.create_server(("::1", first.getsockname()[1]), family=socket.AF_INET6)]
+        except OSError as error:
+            first.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+
 @pytest.fixture
 def web() -> Iterator[int]:
     """An HTTP/1.0 server for BODY, on IPv4 and IPv6, without any library's help."""
-    listeners = [socket.create_server(("127.0.0.1", 0))]
+    listeners = on_one_port()
     number: int = listeners[0].getsockname()[1]
-    if has_ipv6():
-        listeners.append(socket.create_server(("::1", number), family=socket.AF_INET6))
 
     def answer(client: socket.socket) -> None:
         with client, contextlib.suppress(ConnectionError):  # some tests hang up
