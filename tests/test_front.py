@@ -699,6 +699,16 @@ def test_continue_sent_to_the_front_continues_the_target(front: str) -> None:
         assert running.signals() == [signal.SIGCONT]
 
 
+def test_a_stop_that_was_not_forwarded_keeps_nothing_stopped(front: str) -> None:
+    """The group's stop stays pending in the supervisor where the front heard of it first."""
+    with Running(front) as running:
+        os.kill(running.supervisor, signal.SIGTSTP)
+        os.kill(running.target, signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(running.front.pid, os.WUNTRACED)[1])
+        os.kill(running.target, signal.SIGCONT)
+        assert running.signals() == [signal.SIGCONT]
+
+
 def test_stop_and_continue_in_a_storm(front: str) -> None:
     """However stops and continues cross, the front goes on in the end."""
     with Running(front) as running:

@@ -226,8 +226,11 @@ class Link:
             if self.target_stopped:
                 self.target_stopped = False
                 # A SIGCONT to the group continued the front as well. Another one would come at a bad time: after a
-                # stop that follows at once, it would show the shell a job that runs.
-                if not signal.sigpending() & {signal.SIGCONT, *STOPS}:
+                # stop that follows at once, it would show the shell a job that runs. A stop that is pending here may
+                # also be the last one's, where the front has heard of it from us first and forwarded nothing.
+                pending = signal.sigpending()
+                stops_again = bool(pending & STOPS) and stopped(self.target)
+                if signal.SIGCONT not in pending and not stops_again:
                     _kill(self._front, signal.SIGCONT)
         else:
             self.target_ended = True
