@@ -32,6 +32,7 @@ from scripts.fuzz_conversation import Judge, play
 
 AT_ONCE = 120  # clients
 EACH = 0.5  # s, each of the server's limits
+ENOUGH = 200  # cases, of which one in about seven is compared
 SILENT_LIMIT = 5 * EACH + 4.0  # s: handshake, dial or bind, idle; what is more is for a machine with other work
 HANG = 20.0  # s in which nothing comes to its end
 CALLS = 3000  # of one watch; a client sends a few pieces, and the target as many
@@ -276,6 +277,7 @@ class Fuzz:
         self.keeps_open = keeps_open
         self.reactor = CountingReactor()
         self.kinds: Counter[str] = Counter()
+        self.compared = 0  # replies, with what the conversation alone says
         self._target = Target(self.reactor)
         self._closed = socket.socket()
         self._closed.bind(("127.0.0.1", 0))
@@ -311,6 +313,7 @@ class Fuzz:
 
     def expected(self, which: int, data: bytes) -> bytes:
         """What the conversation alone says to these bytes, as far as the server of this number can't say otherwise."""
+        self.compared += 1
         login, userid, judge = JUDGED[which]
         return play([data] if data else [], login, userid, judge).said
 
@@ -402,6 +405,8 @@ def run(numbers: range, keeps_open: float = 0.0) -> Counter[str]:
     left = descriptors() - before
     if left > 0:
         raise Wrong(f"cases {numbers.start} to {numbers.stop}: {left} descriptors are left")
+    if len(numbers) >= ENOUGH and not fuzz.compared:
+        raise Wrong(f"cases {numbers.start} to {numbers.stop}: no reply came in time to be compared")
     return fuzz.kinds
 
 

@@ -15,8 +15,7 @@ from pysocksify.reactor import READ, Reactor
 from pysocksify.server import bind
 from pysocksify.server.bind import Bind
 from pysocksify.server.happy_eyeballs import SockAddr
-from tests.lab.wrapped import missing
-from tests.supervisor.holds import has_ipv6
+from tests.server.running import NOBODYS, need_ipv6
 
 TIME_LIMIT = 10.0  # s, for what happens at once
 
@@ -110,11 +109,6 @@ def case(reactor: Reactor) -> Iterator[Case]:
     case = Case(reactor)
     yield case
     case.close()
-
-
-def need_ipv6() -> None:
-    if not has_ipv6():
-        missing("::1 isn't there")
 
 
 def check_accepted(case: Case, sock: socket.socket) -> None:
@@ -221,11 +215,11 @@ def test_a_name_that_is_looked_up(case: Case) -> None:
 
 
 def test_a_name_nobody_knows(case: Case) -> None:
-    case.bind("nosuch.invalid")
+    case.bind(NOBODYS.decode())
     case.until(lambda: case.failures)
     cause, words = case.failures[0]
     assert cause is Cause.HOST_UNREACHABLE
-    assert "nosuch.invalid" in words
+    assert NOBODYS.decode() in words
     assert case.bound == []
 
 

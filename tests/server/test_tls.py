@@ -261,7 +261,7 @@ class TestHandshakes:
     ) -> None:
         """It has heard that it was too slow, and doesn't end by itself."""
         monkeypatch.setattr(tls, "OVER_LIMIT", 0.2)
-        with running(ServerSettings(limits=Limits(handshake=0.2)), tls=context) as server:
+        with running(ServerSettings(limits=Limits(handshake=1.0)), tls=context) as server:
             before = sockets()
             with Client(server, theirs) as client:
                 assert client.receive_all() == b""
@@ -509,4 +509,6 @@ def test_100_leave_nothing(context: ssl.SSLContext, theirs: ssl.SSLContext, dest
                     receive(inner, number)
                     if number % 3 == 0:
                         client.send_end()
+                if number % 3 == 1:
+                    assert client.receive_all().startswith(b"\x05\x00")
         gone(server, before)

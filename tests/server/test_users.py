@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -176,11 +175,8 @@ def test_remembered_is_bounded() -> None:
     assert (len(remembered), b"b" in remembered, b"a" in remembered, b"d" in remembered) == (3, False, True, True)
 
 
-def test_a_hash_takes_time_but_not_much() -> None:
-    began = time.process_time()
-    text = hashed(b"s3cret")
-    assert text.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
-    assert 0.005 < time.process_time() - began < 5
+def test_what_a_hash_costs() -> None:
+    assert hashed(b"s3cret").startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
 @pytest.mark.parametrize("password", [b"", b"x" * (LOGIN_LIMIT + 1)])
