@@ -245,14 +245,14 @@ class Ends:
         return self.number("echo", str(proxy), self.serving, str(ECHOES))
 
     def held(self, running: Running) -> float:
-        """Bytes more that a server has with so many idle connections."""
+        """Bytes more that a server has with so many idle connections; NaN: they are too many for it."""
         before = running.memory()
         words: Words = [self.program, "hold", str(running.port), self.serving, str(HELD)]
         with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
             assert client.stdin is not None
             assert client.stdout is not None
             if not client.stdout.readline():
-                raise Unusable(f"{HELD} connections at once are too many for it")
+                return float("nan")
             time.sleep(1)  # some go on for a moment after they have answered
             after = running.memory()
             client.stdin.close()
@@ -289,6 +289,7 @@ def measured(names: list[str], rounds: int) -> list[Row]:
             except Unusable as unusable:
                 reasons[server] = str(unusable)
                 running.pop(server, None)
+        memory = {server: between.held(each) for server, each in running.items()}  # first: later they keep what is free
         ports = {DIRECT: 0, **{server: each.port for server, each in running.items()}}
 
         def taken(measure: Callable[[int], float]) -> dict[str, float]:
@@ -300,20 +301,24 @@ def measured(names: list[str], rounds: int) -> list[Row]:
             if server in reasons:
                 rows.append(Row(name=server, reason=reasons[server]))
                 continue
-            try:
-                memory = between.held(running[server])
-            except Unusable:
-                memory = float("nan")
-            row = Row(name=server, bulk=bulk[server], connects=connects[server], echo=echo[server], memory=memory)
-            rows.append(row)
+            rows.append(
+                Row(
+                    name=server,
+                    bulk=bulk[server],
+                    connects=connects[server],
+                    echo=echo[server],
+                    memory=memory[server],
+                )
+            )
         return rows
 
 
 def aims(rows: list[Row]) -> list[str]:
     """What was aimed at and missed."""
     found = {row.name: row for row in rows if not row.reason}
-    if MICROSOCKS not in found:
-        return ["nothing to compare with: microsocks isn't there"]
+    missing = [name for name in (ONE, TWO, DIRECT, MICROSOCKS) if name not in found]
+    if missing:
+        return [f"nothing to compare: {name} couldn't be measured" for name in missing]
     one, two, direct, other = (found[name] for name in (ONE, TWO, DIRECT, MICROSOCKS))
     compared = (
         ("bulk, times microsocks", one.bulk / other.bulk, BULK_TIMES),
