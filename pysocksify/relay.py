@@ -267,6 +267,7 @@ class Relay:
         "_drained",
         "_reactor",
         "_timer",
+        "_unix",
         "_wanted",
         "a_to_b",
         "b_to_a",
@@ -290,6 +291,7 @@ class Relay:
         self._a, self._b = a, b
         self.a_to_b = Flow(a, b, pool, to_b)
         self.b_to_a = Flow(b, a, pool, to_a)
+        self._unix = tuple(end for end in (a, b) if end.family == socket.AF_UNIX)
         self._cut: CutError | None = None
         self._timer: Timer | None = None
         self._deadline = 0.0
@@ -297,7 +299,7 @@ class Relay:
         for end in (a, b):
             if end.getblocking():
                 end.setblocking(False)
-            if end.family != socket.AF_UNIX:  # small writes were put together, or not, by who made them
+            if end not in self._unix:  # small writes were put together, or not, by who made them
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._want_what_is_needed(end)
 
@@ -431,7 +433,7 @@ class Relay:
         if not reading.ended and not reading.full():
             events |= READ | PRI if reading.urgent_wanted and SPLICES else READ
         # EPOLLHUP can't be masked. It comes with the second FIN, and from a Unix socket as soon as its peer has closed.
-        if not events and (writing.finished or end.family == socket.AF_UNIX):
+        if not events and (writing.finished or end in self._unix):
             self._unwatch(end)
         else:
             self._want(end, events)

@@ -179,7 +179,7 @@ class Server:
         """Begin a session. OSError: it can't be, and the connection is the caller's."""
         connection.setblocking(False)
         client = _client(connection, peer)
-        if connection.family != socket.AF_UNIX and not listener.passes_on:
+        if not listener.passes_on and connection.family != socket.AF_UNIX:
             ports.tune(connection)
         over = self._shared.counter.enter(client.source)
         if over and len(self._refused) >= REFUSED_AT_ONCE:
