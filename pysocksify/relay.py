@@ -58,6 +58,14 @@ class RelayOutcome:
     errno: int
 
 
+def unsent(sock: socket.socket) -> int:
+    """The bytes that a socket's kernel has and hasn't sent (tcp(7)); 0 where that can't be known."""
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), SIOCOUTQNSD, b"\0\0\0\0"), "little") if SPLICES else 0
+    except OSError:
+        return 0
+
+
 class PipePool:
     """Pipes for relays to borrow: at most `capacity` at once, of which the idle ones up to `kept` stay open."""
 
@@ -405,12 +413,8 @@ class Relay:
 
     def _end_when_sent(self, sink: socket.socket) -> None:
         """Reset `sink` once its kernel has sent what it took: SO_LINGER 0 throws the unsent away."""
-        try:
-            unsent = int.from_bytes(fcntl.ioctl(sink.fileno(), SIOCOUTQNSD, b"\0\0\0\0"), "little") if SPLICES else 0
-        except OSError:
-            unsent = 0
         look = self._reactor.now() + DELIVER_LOOK
-        if not unsent or look > self._deadline:
+        if not unsent(sink) or look > self._deadline:
             self._end()
             return
         if self._timer is not None:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from pysocksify.errors import ConfigError
 from pysocksify.reactor import READ, WRITE, Reactor, Timer
-from pysocksify.relay import RESET_ON_CLOSE
+from pysocksify.relay import DELIVER_LOOK, RESET_ON_CLOSE, unsent
 
 READ_SIZE = 65536
 OVER_LIMIT = 10.0  # s for a client to take some of what is left, and to end; as parting.PARTING_LIMIT
@@ -82,6 +82,7 @@ class TlsTunnel:
         self._sent = 0  # bytes
         self._taken = 0  # of these, when that was looked at last
         self._over: Timer | None = None
+        self._look: Timer | None = None  # at whether all is sent
         self._reset = False  # what is said last is a reset
         self._wanted: dict[socket.socket, int | None] = {outer: None, plain: None}
         self._want(outer, READ)
@@ -122,8 +123,9 @@ class TlsTunnel:
             self._close()
 
     def _close(self) -> None:
-        if self._over is not None:
-            self._over.cancel()
+        for timer in (self._over, self._look):
+            if timer is not None:
+                timer.cancel()
         for sock in (self._outer, self._plain):
             self._want(sock, None)
             sock.close()
@@ -212,10 +214,21 @@ class TlsTunnel:
             self._outer.shutdown(socket.SHUT_WR)
         if self._client_passed and self._session_passed:
             self._close()
-        elif self._reset and self._session_ended and not self._to_outer:
-            self.close()
         else:
             self._want_what_is_needed()
+            if self._reset and self._session_ended and not self._to_outer:
+                self._reset_when_sent()
+
+    def _reset_when_sent(self) -> None:
+        """SO_LINGER 0 throws away what isn't sent yet."""
+        if self.closed:
+            return
+        if unsent(self._outer):
+            if self._look is not None:
+                self._look.cancel()
+            self._look = self._reactor.call_at(self._reactor.now() + DELIVER_LOOK, self._reset_when_sent)
+        else:
+            self.close()
 
     def _want_what_is_needed(self) -> None:
         read_outer = READ if not self._to_plain and not self._client_ended else 0

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import select
+import selectors
 import socket
 import ssl
 import struct
@@ -414,6 +415,27 @@ class TestEnds:
             inner.close()
             with pytest.raises(ConnectionError):
                 client.receive_all()
+
+    def test_a_reset_comes_after_the_data_before_it(
+        self, context: ssl.SSLContext, theirs: ssl.SSLContext, destination: socket.socket
+    ) -> None:
+        """Also when the client takes them slowly."""
+        much = MUCH[:150_000]
+        with running(tls=context) as server, Client(server, theirs, little_room=True) as client:
+            client.send(socks5(destination.getsockname()[1]))
+            client.exactly(12)
+            with destination.accept()[0] as inner:
+                inner.sendall(much)
+                inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                with selectors.DefaultSelector() as nothing:
+                    while tls._unacknowledged(inner):
+                        nothing.select(0.01)
+            server.until(lambda: "reset by the destination" in server.lines[-1])
+            came = bytearray()
+            with pytest.raises(ConnectionError):  # noqa: PT012
+                while len(came) <= len(much):
+                    came += client.receive(1500)
+            assert bytes(came) == much
 
     def test_close(self, context: ssl.SSLContext, theirs: ssl.SSLContext, destination: socket.socket) -> None:
         with connected(context, theirs, destination) as (client, inner, server):
