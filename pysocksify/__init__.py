@@ -8,7 +8,8 @@ The package in the order to read it; each part imports only from those before it
 3. `protocol`: SOCKS4, SOCKS4a, SOCKS5 and HTTP CONNECT for client and server, without any I/O.
 4. `route`: chains of proxies, rules that choose one, fake addresses that stand for names.
 5. `config`, `options`: files, proxy URLs, environment and command line become one frozen Config.
-6. `reactor`, `threads`, `report`, `dial`, `relay`: the event loop, the one loop over hops, the pump between sockets.
+6. `reactor`, `threads`, `report`, `dial`, `flow`, `relay`: the event loop, the one loop over hops, the pump between two
+   sockets.
 7. `server`: the reference server.
 8. `supervisor`: the target's requests and what is answered to them.
 9. `engines`: how the target's calls reach the supervisor.

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("protocol",),
     ("route",),
     ("config", "options"),
-    ("pacing", "polling", "reactor", "report", "threads", "dial", "relay"),
+    ("pacing", "polling", "reactor", "report", "threads", "dial", "flow", "relay"),
     ("server", "supervisor"),
     ("engines",),
     ("front", "cli", "library"),

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-import pysocksify.relay as relay_module
+import pysocksify.flow as flow_module
+from pysocksify.flow import COPY_SIZE, PIPE_SIZE, PipePool
 from pysocksify.reactor import Reactor
-from pysocksify.relay import COPY_SIZE, PIPE_SIZE, PipePool, Relay, RelayOutcome
+from pysocksify.relay import Relay, RelayOutcome
 
 LIMIT = 20.0  # s for anything that has to happen
 SIOCATMARK = 0x8905
@@ -682,7 +683,7 @@ class TestPipes:
 
     def test_a_smaller_one_will_do(self, reactor: Stepped, monkeypatch: pytest.MonkeyPatch) -> None:
         """A pipe of one page, which is what F_SETPIPE_SZ leaves a user who has had his share."""
-        monkeypatch.setattr(relay_module, "PIPE_SIZE", 4096)
+        monkeypatch.setattr(flow_module, "PIPE_SIZE", 4096)
         bench = Bench(reactor)
         sent = fill(bench.a, reactor)
         bench.a.shutdown(socket.SHUT_WR)
@@ -722,7 +723,7 @@ class TestPipes:
             assert bench.b.recv(4) == b"ping"
             bench.b.sendall(b"pong")
         reactor.settle()
-        assert pool.open <= relay_module.PIPES_KEPT
+        assert pool.open <= flow_module.PIPES_KEPT
         for number, bench in enumerate(benches):
             assert bench.a.recv(4) == b"pong"
             if number % 2:

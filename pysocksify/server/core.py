@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from pysocksify.address import Address
+from pysocksify.flow import PipePool
 from pysocksify.reactor import READ, Reactor
-from pysocksify.relay import RESET_ON_CLOSE, PipePool
+from pysocksify.relay import RESET_ON_CLOSE
 from pysocksify.report import Report
 from pysocksify.server import ports
 from pysocksify.server.connect import Upstream

@@ -4,8 +4,8 @@ import socket
 from dataclasses import dataclass, field
 
 from pysocksify.address import Address
+from pysocksify.flow import PipePool
 from pysocksify.reactor import Reactor
-from pysocksify.relay import PipePool
 from pysocksify.report import Report
 from pysocksify.server.connect import Upstream
 from pysocksify.server.counting import Counter

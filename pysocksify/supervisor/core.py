@@ -19,10 +19,11 @@ from pysocksify.config import Config
 from pysocksify.dial.hops import MOST_TIME, dial
 from pysocksify.dial.transport import Transport, perform
 from pysocksify.errors import DialError
+from pysocksify.flow import PipePool
 from pysocksify.kernel import Kernel
 from pysocksify.linux import connect
 from pysocksify.reactor import Reactor, Steps
-from pysocksify.relay import PipePool, Relay
+from pysocksify.relay import Relay
 from pysocksify.report import VERBOSE, Report
 from pysocksify.route.chain import ChainState
 from pysocksify.route.fakeip import FakeAddresses, is_fake

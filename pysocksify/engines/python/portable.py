@@ -31,10 +31,11 @@ from pysocksify.engines.python.addresses import INET, Numeric, getaddrinfo
 from pysocksify.engines.python.asking import Reply
 from pysocksify.engines.python.sockets import DGRAM, KINDS, true
 from pysocksify.errors import DialError
+from pysocksify.flow import PipePool
 from pysocksify.pacing import unpaced
 from pysocksify.polling import Waker
 from pysocksify.reactor import READ, Reactor, Steps
-from pysocksify.relay import RESET_ON_CLOSE, PipePool, Relay
+from pysocksify.relay import RESET_ON_CLOSE, Relay
 from pysocksify.route.chain import ChainState
 from pysocksify.route.fakeip import FakeAddresses, is_fake
 from pysocksify.route.rules import Route
