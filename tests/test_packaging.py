@@ -118,7 +118,7 @@ def test_an_sdist_has_the_source_and_makes_the_same_wheel(checkout: Path, tmp_pa
     sdist, _ = build(checkout, "sdist")
     with tarfile.open(sdist) as archive:
         names = archive.getnames()
-        archive.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "-xf", sdist, "-C", tmp_path], check=True)  # tarfile has another way since Python 3.11.4
     (root,) = {name.partition("/")[0] for name in names}
     sources = [*(checkout / "pysocksify/engines/preload").glob("*.[ch]"), checkout / "hatch_build.py"]
     assert len(sources) > 2

@@ -32,6 +32,8 @@ OVER_LIMIT = 10.0  # s for a client to take some of what is left, and to end; as
 def context(certificate: str, key: str) -> ssl.SSLContext:
     """A server's context with the certificate chain and the key of these files (PEM). Raises ConfigError."""
     made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    # Python 3.10 to 3.10.11 and 3.11 to 3.11.3 set it: an end that anybody may have cut would be taken for the client's
+    made.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     for path in (certificate, key):
         try:
             with open(path, "rb"):
