@@ -134,8 +134,8 @@ def test_killing_pysocksify_itself_kills_the_program(way: Way) -> None:
 
 
 TAKES = (
-    "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: (print('taken', flush=True), sys.exit(3)));"
-    " print('ready', flush=True); signal.pause()"
+    "import os, signal, sys; signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'taken\\n'), sys.exit(3)));"
+    " os.write(1, b'ready\\n'); signal.pause()"
 )
 
 
