@@ -46,6 +46,16 @@ class RelayOutcome:
     errno: int
 
 
+def reset(sock: socket.socket) -> None:
+    """Close a socket with RST rather than FIN: its peer shall not take it for the end of the data."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    except OSError:  # no such thing for its family: a plain close it is
+        return
+    finally:
+        sock.close()
+
+
 def unsent(sock: socket.socket) -> int:
     """The bytes that a socket's kernel has and hasn't sent (tcp(7)); 0 where that can't be known."""
     try:
@@ -115,7 +125,7 @@ class Relay:
     def close(self) -> None:
         """Give up: both ends are reset, so that neither takes it for the end of the data. `done` is not called."""
         if not self.closed:
-            self._close(reset=(self._a, self._b))
+            self._close(cut=True)
 
     def cut_a(self) -> None:
         """`a` was cut off, which its kernel can't know: what has come from it is delivered, then `b` is reset."""
@@ -258,25 +268,23 @@ class Relay:
     def _end(self) -> None:
         cut = self._cut
         if cut is None:
-            self._close(reset=())
+            self._close(cut=False)
             outcome = RelayOutcome(self.a_to_b.count, self.b_to_a.count, None, 0)
         else:
-            self._close(reset=(self._a, self._b))
+            self._close(cut=True)
             outcome = RelayOutcome(self.a_to_b.count, self.b_to_a.count, "a" if cut.end is self._a else "b", cut.errno)
         self._say_drained()
         self._reactor.call_soon(lambda: self._done(outcome))
 
-    def _close(self, reset: tuple[socket.socket, ...]) -> None:
+    def _close(self, *, cut: bool) -> None:
         if self._timer is not None:
             self._timer.cancel()
         for end in (self._a, self._b):
             self._unwatch(end)
         self.a_to_b.drop()
         self.b_to_a.drop()
-        for end in reset:
-            try:
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            except OSError:  # no such thing for its family: a plain close it is
-                continue
-        self._a.close()
-        self._b.close()
+        for end in (self._a, self._b):
+            if cut:
+                reset(end)
+            else:
+                end.close()

@@ -62,7 +62,7 @@ class Association:
     allows      asked for each destination, a name before it's looked up
     may_reach   asked for each address that a name has: (the destination with the name, the address)
     idle        seconds without a datagram after which it ends
-    ended       called once with the reason when it ends by itself, not by close()
+    ended       called once with the reason when it ends by itself, not by cancel()
     source      on whose behalf names are looked up, as the reactor's threads take it
 
     `bound` goes into the reply. `bytes_up` and `bytes_down` count what was relayed, without headers.

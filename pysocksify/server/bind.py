@@ -18,7 +18,7 @@ from typing import Any
 from pysocksify.address import Address
 from pysocksify.errors import Cause, cause_of_errno
 from pysocksify.reactor import READ, Reactor, Timer
-from pysocksify.relay import RESET_ON_CLOSE
+from pysocksify.relay import reset
 from pysocksify.server.happy_eyeballs import SockAddr, look_up
 from pysocksify.server.ports import NO_ROOM, NO_ROOM_PAUSE
 from pysocksify.threads import Job
@@ -152,7 +152,7 @@ class Bind:
 
     def _judge(self, sock: socket.socket, peer: Address) -> None:
         if not (peer.host in self._peers if self._peers else self._may_reach(peer)):
-            _reset(sock)
+            reset(sock)
             return
         sock.setblocking(False)
         self.cancel()
@@ -180,13 +180,3 @@ def _listener(host: str) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _reset(sock: socket.socket) -> None:
-    """Close with RST rather than FIN: who connected shall not take it for a service that had nothing to say."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    except OSError:
-        return
-    finally:
-        sock.close()

@@ -8,7 +8,7 @@ from functools import partial
 from pysocksify.address import Address
 from pysocksify.flow import PipePool
 from pysocksify.reactor import READ, Reactor
-from pysocksify.relay import RESET_ON_CLOSE
+from pysocksify.relay import reset
 from pysocksify.report import Report
 from pysocksify.server import ports
 from pysocksify.server.connect import Upstream
@@ -184,8 +184,7 @@ class Server:
             ports.tune(connection)
         over = self._shared.counter.enter(client.source)
         if over and len(self._refused) >= REFUSED_AT_ONCE:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            connection.close()
+            reset(connection)
             return
         try:
             session = self._session(listener, connection, client, over)

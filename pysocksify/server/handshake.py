@@ -23,12 +23,11 @@ from pysocksify.protocol.conversation import Conversation
 from pysocksify.protocol.serve import Authenticate, Request, serve
 from pysocksify.reactor import READ, Reactor
 from pysocksify.server.identd import Ident
-from pysocksify.server.shared import Client, Shared, say
+from pysocksify.server.shared import READ_SIZE, Client, Shared, has_left, say
 from pysocksify.server.users import HASHES_AT_ONCE, shown
 from pysocksify.threads import Job, Threads
 
 IDENTD_LIMIT = 10.0  # s; SOCKS4's text leaves it open
-READ_SIZE = 65536
 
 
 def prepare(reactor: Reactor) -> None:
@@ -156,17 +155,11 @@ class Handshake:
         self._shared.reactor.rewatch(self._connection.fileno(), events, self._on_client_end)
 
     def _on_client_end(self, events: int) -> None:
-        if not events & (select.EPOLLERR | select.EPOLLHUP) and self._has_more():
-            self._shared.reactor.modify(self._connection.fileno(), 0)
-        else:
-            self._end()
-
-    def _has_more(self) -> bool:
         assert self._conversation is not None
-        try:
-            return self._conversation.has_more or bool(self._connection.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
+        if has_left(self._connection, events, self._conversation.has_more):
+            self._end()
+        else:
+            self._shared.reactor.modify(self._connection.fileno(), 0)
 
     def _identified(self, said: str | None) -> None:
         """What the client's identd says of the user (None: it can't be asked)."""

@@ -4,8 +4,7 @@ import socket
 from collections.abc import Callable
 
 from pysocksify.reactor import READ, Timer
-from pysocksify.server.handshake import READ_SIZE
-from pysocksify.server.shared import Shared, say
+from pysocksify.server.shared import Shared, has_ended, say
 
 PARTING_LIMIT = 10.0  # s; RFC 1928 section 6: closed no more than 10 seconds after the failure
 
@@ -36,12 +35,6 @@ class Parting:
         self._timer.cancel()
 
     def _on_rest(self, events: int) -> None:
-        try:
-            if self._connection.recv(READ_SIZE):
-                return
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self._timer.cancel()
-        self._ended()
+        if has_ended(self._connection):
+            self._timer.cancel()
+            self._ended()

@@ -1,11 +1,10 @@
 """What a client gets once it is connected: a relay, and an end to it when nothing comes any more."""
 
-import contextlib
 import socket
 from collections.abc import Callable
 
 from pysocksify.reactor import Timer
-from pysocksify.relay import RESET_ON_CLOSE, Relay, RelayOutcome
+from pysocksify.relay import Relay, RelayOutcome, reset
 from pysocksify.server.shared import Shared
 
 IDLE_LOOKS = 4  # in the time of the idle limit
@@ -40,9 +39,7 @@ class Relaying:
         except OSError:
             for end in (client, destination):
                 shared.reactor.unwatch(end.fileno())
-                with contextlib.suppress(OSError):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-                end.close()
+                reset(end)
             raise
         if idle is not None:
             self._look_for_idleness(idle, shared.reactor.now())

@@ -29,13 +29,13 @@ from pysocksify.report import DEBUG
 from pysocksify.server.associate import Association
 from pysocksify.server.bind import Bind
 from pysocksify.server.connect import Connect
-from pysocksify.server.handshake import READ_SIZE, Handshake
+from pysocksify.server.handshake import Handshake
 from pysocksify.server.happy_eyeballs import told
 from pysocksify.server.journal import Entry
 from pysocksify.server.parting import Parting
 from pysocksify.server.permission import Permission
 from pysocksify.server.relaying import Outcome, Relaying
-from pysocksify.server.shared import Client, Shared, say
+from pysocksify.server.shared import Client, Shared, has_ended, has_left, say
 from pysocksify.server.users import shown
 
 OVER_LIMIT_HANDSHAKE = 5.0  # s for those who are only to be told that there are too many
@@ -272,15 +272,9 @@ class Session:
 
     def _on_control(self, events: int) -> None:
         """RFC 1928 section 7: an association ends with the connection that its request came by."""
-        try:
-            if self._connection.recv(READ_SIZE):
-                return
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self._outcome = "ok", "ok"
-        self.close()
+        if has_ended(self._connection):
+            self._outcome = "ok", "ok"
+            self.close()
 
     def _watch_end(self) -> None:
         self._watch(select.EPOLLRDHUP, self._on_client_end)
@@ -290,18 +284,10 @@ class Session:
         self._shared.reactor.rewatch(self._connection.fileno(), events, callback)
 
     def _on_client_end(self, events: int) -> None:
-        if not events & (select.EPOLLERR | select.EPOLLHUP) and self._has_payload():
+        if has_left(self._connection, events, bool(self._early)):
+            self.close()
+        else:
             self._shared.reactor.modify(self._connection.fileno(), 0)
-            return
-        self.close()
-
-    def _has_payload(self) -> bool:
-        if self._early:
-            return True
-        try:
-            return bool(self._connection.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
 
     # its outcome
 

@@ -1,5 +1,6 @@
 """What all sessions of one server have in common, and who a client is."""
 
+import select
 import socket
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from pysocksify.server.counting import Counter
 from pysocksify.server.happy_eyeballs import told
 from pysocksify.server.journal import Journal
 from pysocksify.server.settings import ServerSettings
+
+READ_SIZE = 65536
 
 
 @dataclass(slots=True)
@@ -62,6 +65,27 @@ class Client:
         except OSError:  # closed in the meantime: nothing will come of what this is for
             name = ""
         return name[:2] if isinstance(name, tuple) else (NO_PORT.host, NO_PORT.port)
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Read and forget what a client sends; whether its end, or a reset, has come."""
+    try:
+        return not connection.recv(READ_SIZE)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def has_left(connection: socket.socket, events: int, unread: bool) -> bool:
+    """Whether a client has gone that EPOLLRDHUP was awaited of. Not so if it said something more before it ended its
+    sending side, which is in the kernel, or here and `unread`: it may wait for the answer."""
+    if events & (select.EPOLLERR | select.EPOLLHUP):
+        return True
+    try:
+        return not (unread or connection.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return True
 
 
 def say(connection: socket.socket, data: bytes) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from pysocksify.pacing import unpaced
 from pysocksify.reactor import READ, Pause, Reactor, Steps
-from pysocksify.relay import RESET_ON_CLOSE
+from pysocksify.relay import reset
 from pysocksify.supervisor.hold import LOOPBACK, CannotHold, Place, Places, connect_at_once, restore, set_aside
 
 BACKLOG = 4096  # somaxconn's default
@@ -76,7 +76,7 @@ class Arrival:
         """Let the program see ECONNRESET."""
         self.entrances.expected.pop(self.key, None)
         if self.other is not None:
-            _reset(self.other)
+            reset(self.other)
             self.other = None
 
 
@@ -128,7 +128,7 @@ class Entrances:
                 continue  # one that was gone already
             arrival = self.expected.pop((entrance.family, *name[:2]), None)
             if arrival is None:
-                _reset(other)
+                reset(other)
                 continue
             other.setblocking(False)
             other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -137,8 +137,3 @@ class Entrances:
     def _watch_again(self, entrance: Entrance) -> None:
         self._reactor.unwatch(entrance.listener.fileno())  # another socket that entered meanwhile may have failed too
         self._watch(entrance)
-
-
-def _reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    sock.close()

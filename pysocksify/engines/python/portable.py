@@ -35,7 +35,7 @@ from pysocksify.flow import PipePool
 from pysocksify.pacing import unpaced
 from pysocksify.polling import Waker
 from pysocksify.reactor import READ, Reactor, Steps
-from pysocksify.relay import RESET_ON_CLOSE, Relay
+from pysocksify.relay import Relay, reset
 from pysocksify.route.chain import ChainState
 from pysocksify.route.fakeip import FakeAddresses, is_fake
 from pysocksify.route.rules import Route
@@ -330,8 +330,7 @@ class _Meeting:
             return
         sock, chain = self._accepted.pop(name), self._chains.pop(name)
         if chain is None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            sock.close()
+            reset(sock)
             return
 
         def done(outcome: object) -> None:
