@@ -29,8 +29,7 @@ def check(address: Address, settings: ServerSettings) -> None:
 
 def numeric(address: Address) -> Address:
     """The address to listen on, which isn't a name but `localhost`. Raises ConfigError."""
-    if address.host == "localhost":
-        return Address("127.0.0.1", address.port)
+    address = _numbered(address)
     if address.is_name:
         raise ConfigError(OPTION, str(address), "an address is needed, not a name")
     return address
@@ -38,12 +37,14 @@ def numeric(address: Address) -> Address:
 
 def private(text: str) -> Address:
     """An address on loopback, for what doesn't ask for a password. Raises ValueError."""
-    address = Address.parse(text)
-    if address.host == "localhost":
-        address = Address("127.0.0.1", address.port)
+    address = _numbered(Address.parse(text))
     if address.is_name or is_public(address):
         raise ValueError(f"{address}: must be an address on loopback: who reads it isn't asked for a password")
     return address
+
+
+def _numbered(address: Address) -> Address:
+    return Address("127.0.0.1", address.port) if address.host == "localhost" else address
 
 
 def tune(sock: socket.socket) -> None:

@@ -29,17 +29,22 @@ def destination() -> Iterator[socket.socket]:
         yield listener
 
 
+def sent_away(server: Stepped, callback: str) -> None:
+    """A client comes, and there is no room for this watch; its time for a handshake, less than 0.1 s, passes."""
+    server.reactor.full_for = callback
+    began = server.reactor.now()
+    with server.connect() as client:
+        server.reactor.until(lambda: ended(client, bytearray()))
+    server.reactor.until(lambda: server.reactor.now() > began + 0.1)
+    assert not server.server.session_count
+    assert not server.sums.active
+
+
 class TestNoRoom:
     @pytest.mark.parametrize("server", [Limits(handshake=0.05)], indirect=True)
     def test_for_a_client(self, server: Stepped) -> None:
         """It is sent away, counted no more, and nothing comes back to it when its time would have been over."""
-        server.reactor.full_for = "Handshake._receive"
-        began = server.reactor.now()
-        with server.connect() as client:
-            server.reactor.until(lambda: ended(client, bytearray()))
-        server.reactor.until(lambda: server.reactor.now() > began + 0.1)
-        assert not server.server.session_count
-        assert not server.sums.active
+        sent_away(server, "Handshake._receive")
         server.reactor.full_for = ""
         with server.connect():
             server.reactor.until(lambda: server.sums.active)
@@ -48,13 +53,7 @@ class TestNoRoom:
     def test_for_a_client_in_tls(self, callback: str, tmp_path: Path) -> None:
         files = certificate(tmp_path, "IP:127.0.0.1")
         server = Stepped(ServerSettings(limits=Limits(handshake=0.05)), tls.context(str(files[0]), str(files[1])))
-        server.reactor.full_for = callback
-        began = server.reactor.now()
-        with server.connect() as client:
-            server.reactor.until(lambda: ended(client, bytearray()))
-        server.reactor.until(lambda: server.reactor.now() > began + 0.1)
-        assert not server.server.session_count
-        assert not server.sums.active
+        sent_away(server, callback)
         server.close()
 
     def test_for_the_listener(self, server: Stepped) -> None:
